@@ -13,7 +13,7 @@ class Shaped(Protocol):
     """Anything with a shape: ndarray, Tensor, memmap, zarr array."""
 
     @property
-    def shape(self) -> Any: ...  # noqa: D102
+    def shape(self) -> Any: ...
 
 
 def check_option(name: str, value: str, options: Iterable[str]) -> str:

@@ -1,0 +1,245 @@
+"""One subject's responses to a set of stimuli, read from files only when rows are asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import zipfile
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from neuroattn._checks import check_shape
+
+
+class Images(Protocol):
+    """A sequence of images of one size: a uint8 array (stimulus, y, x, 3) or :class:`ImageFiles`."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]: ...
+
+
+class ImageFiles:
+    """Images in files, decoded when they are read.
+
+    Parameters
+    ----------
+    paths : sequence of Path or str
+        Image files, or members of ``archive``; all of one size.
+    archive : Path, optional
+        Zip archive that holds the files.
+
+    Attributes
+    ----------
+    shape : tuple (stimulus, y, x, 3)
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from PIL import Image
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> Image.new("RGB", (6, 4)).save(folder / "a.png")
+    >>> images = ImageFiles([folder / "a.png"])
+    >>> images.shape, images[[0]].dtype
+    ((1, 4, 6, 3), dtype('uint8'))
+    """
+
+    def __init__(self, paths: Sequence[Path | str], archive: Path | None = None) -> None:
+        if not paths:
+            raise ValueError("paths must name at least one image, got none")
+        self.paths = list(paths)
+        self.archive = archive
+        self.shape = (len(self.paths), *self._read(0).shape)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        indices = np.arange(len(self))[rows]
+        if indices.ndim == 0:
+            return self._read(int(indices))
+        out = np.empty((len(indices), *self.shape[1:]), np.uint8)
+        for i, row in enumerate(indices):
+            image = self._read(int(row))
+            if image.shape != self.shape[1:]:
+                (h, w), (h0, w0) = image.shape[:2], self.shape[1:3]
+                raise ValueError(
+                    f"images must all be of one size, got {w0}x{h0} in {self.paths[0]} "
+                    f"and {w}x{h} in {self.paths[row]}; resize them first"
+                )
+            out[i] = image
+        return out
+
+    def _read(self, row: int) -> NDArray[np.uint8]:
+        from PIL import Image, UnidentifiedImageError
+
+        path = self.paths[row]
+        try:
+            if self.archive is None:
+                with Image.open(path) as image:
+                    return np.asarray(image.convert("RGB"))
+            with (
+                zipfile.ZipFile(self.archive) as archive,
+                archive.open(str(path)) as file,
+                Image.open(file) as image,
+            ):
+                return np.asarray(image.convert("RGB"))
+        except (UnidentifiedImageError, OSError, zipfile.BadZipFile, KeyError) as error:
+            place = path if self.archive is None else f"{self.archive}:{path}"
+            if isinstance(error, FileNotFoundError):
+                raise FileNotFoundError(f"image {place} does not exist") from None
+            raise ValueError(f"image {place} cannot be decoded: {error}") from None
+
+
+class Responses:
+    """Responses (stimulus, unit) in blocks that may stay memory-mapped.
+
+    Parameters
+    ----------
+    blocks : sequence of sequences of arrays, each of shape (stimulus, unit)
+        Rows of blocks: ``[[train_left, train_right], [test_left, test_right]]`` stacks stimuli downwards and
+        units sideways without a copy.
+    units : int array, shape (unit,), optional
+        Columns to keep, in order.
+
+    Examples
+    --------
+    >>> left, right = np.zeros((3, 2), "f4"), np.ones((3, 4), "f4")
+    >>> responses = Responses([[left, right]])
+    >>> responses.shape, responses[[0, 2]].sum()
+    ((3, 6), np.float32(8.0))
+    """
+
+    dtype = np.dtype(np.float32)
+
+    def __init__(self, blocks: Sequence[Sequence[Any]], units: NDArray[np.intp] | None = None) -> None:
+        self.blocks = [list(row) for row in blocks]
+        widths = [check_shape("blocks", block, "stimulus", "unit")[1] for block in self.blocks[0]]
+        for row in self.blocks:
+            for block, width in zip(row, widths, strict=True):
+                check_shape("blocks", block, len(row[0]), width)
+        self.units = units
+        self._starts = np.cumsum([0, *(len(row[0]) for row in self.blocks)])
+        n_units = int(sum(widths)) if units is None else len(units)
+        self.shape = (int(self._starts[-1]), n_units)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[np.float32]:
+        indices = np.atleast_1d(np.arange(len(self))[rows])
+        part = np.searchsorted(self._starts, indices, side="right") - 1
+        out = np.empty((len(indices), self.shape[1]), np.float32)
+        for p in np.unique(part):
+            here = part == p
+            local = indices[here] - self._starts[p]
+            table = np.concatenate([np.asarray(block[local]) for block in self.blocks[p]], axis=1)
+            out[here] = table if self.units is None else table[:, self.units]
+        return out
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or np.float32, copy=False)
+
+
+@dataclass(frozen=True)
+class Recording:
+    """Responses of one subject (or session) to a set of stimuli.
+
+    Parameters
+    ----------
+    name : str
+        Subject or session, for instance "subj01".
+    responses : Responses or float array, shape (stimulus, unit)
+        Averaged over repeats; left then right hemisphere where there are hemispheres.
+    rois : DataArray, dims (roi, unit)
+        From :func:`neuroattn.results.label_rois`.
+    stimulus_ids : array of str, shape (stimulus,)
+        Identity of each stimulus; rows with one id never fall on both sides of a split.
+    images : Images, optional
+        One image a row.
+    features : float array, shape (stimulus, channel, y, x) or (stimulus, channel), optional
+        Given instead of images, or beside them.
+    noise_ceiling : float array, shape (unit,), optional
+        On the r^2 scale, 0..1; None if repeats are unknown.
+    test : bool array, shape (stimulus,), optional
+        The data set's own test partition.
+    truth : Dataset, optional
+        Planted parameters of a simulated subject.
+    simulated : bool
+        True for simulated responses; reports say so.
+    surface : str, optional
+        Mesh that ``vertex_index`` refers to: "fsaverage" or "fsaverage5".
+    mask : Path, optional
+        NIfTI mask or GIFTI whose elements ``vertex_index`` counts, for export.
+    notes : tuple of str
+        What was dropped or converted while reading.
+
+    Examples
+    --------
+    >>> from neuroattn.results import label_rois
+    >>> recording = Recording(
+    ...     "cell culture", np.zeros((2, 3), "f4"), label_rois({"V4": [True] * 3}, unit_kind="neuron"),
+    ...     stimulus_ids=np.array(["a", "b"]), features=np.zeros((2, 5), "f4"))
+    >>> recording.n_stimuli, recording.n_units
+    (2, 3)
+    """
+
+    name: str
+    responses: Responses | NDArray[np.float32]
+    rois: xr.DataArray
+    stimulus_ids: NDArray[np.str_]
+    images: Images | None = None
+    features: NDArray[Any] | None = None
+    noise_ceiling: NDArray[np.float64] | None = None
+    test: NDArray[np.bool_] | None = None
+    truth: xr.Dataset | None = None
+    simulated: bool = False
+    surface: str | None = None
+    mask: Path | None = None
+    notes: tuple[str, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        n_stimuli, n_units = check_shape("responses", self.responses, "stimulus", "unit")
+        check_shape("rois", self.rois, "roi", n_units)
+        check_shape("stimulus_ids", self.stimulus_ids, n_stimuli)
+        if self.images is None and self.features is None:
+            raise ValueError("images or features must be given, got neither")
+        for name in ("images", "features"):
+            rows = getattr(self, name)
+            if rows is not None and len(rows) != n_stimuli:
+                raise ValueError(f"{name} must have {n_stimuli} rows like responses, got {len(rows)}")
+        if self.noise_ceiling is not None:
+            check_shape("noise_ceiling", self.noise_ceiling, n_units)
+        if self.test is not None:
+            check_shape("test", self.test, n_stimuli)
+
+    @property
+    def n_stimuli(self) -> int:
+        """Number of rows."""
+        return int(self.responses.shape[0])
+
+    @property
+    def n_units(self) -> int:
+        """Number of vertices, voxels or neurons."""
+        return int(self.responses.shape[1])
+
+
+def content_ids(images: Images) -> NDArray[np.str_]:
+    """Return an id for each image made from its pixels, so that equal images are one stimulus.
+
+    Examples
+    --------
+    >>> ids = content_ids(np.stack([np.zeros((4, 4, 3), np.uint8)] * 2))
+    >>> bool(ids[0] == ids[1])
+    True
+    """
+    digests = [hashlib.blake2b(images[i].tobytes(), digest_size=8).hexdigest() for i in range(len(images))]
+    return np.asarray(digests)

@@ -1,0 +1,163 @@
+"""Labelled results: region masks, provenance, and files that are either whole or absent."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike
+
+from neuroattn import __version__
+from neuroattn._checks import check_option
+
+UNIT_KINDS = ("vertex", "voxel", "neuron")
+HEMISPHERES = ("left", "right", "none")
+
+
+def label_rois(
+    masks: Mapping[str, ArrayLike],
+    *,
+    hemisphere: ArrayLike | str = "none",
+    unit_kind: str = "voxel",
+    vertex_index: ArrayLike | None = None,
+) -> xr.DataArray:
+    """Label region masks by region and unit.
+
+    Parameters
+    ----------
+    masks : mapping of str to bool array, shape (unit,)
+        Members of each region. Regions may overlap and may be empty.
+    hemisphere : str or array of str, shape (unit,), default "none"
+        "left", "right" or "none" of each unit; left units come before right ones.
+    unit_kind : {"vertex", "voxel", "neuron"}
+    vertex_index : int array, shape (unit,), optional
+        Place of each unit on its surface mesh or in its mask; -1 where it has none.
+
+    Returns
+    -------
+    DataArray, dims (roi, unit)
+        Membership, with coordinates ``hemisphere``, ``unit_kind`` and ``vertex_index`` along ``unit``.
+
+    Examples
+    --------
+    >>> rois = label_rois({"V1": [True, True, False], "FFA": [False, True, True]})
+    >>> rois.sel(roi="FFA").values
+    array([False,  True,  True])
+    """
+    check_option("unit_kind", unit_kind, UNIT_KINDS)
+    if not masks:
+        raise ValueError("masks must name at least one region, got none")
+    members = {name: np.asarray(mask) for name, mask in masks.items()}
+    n_units = len(next(iter(members.values())))
+    for name, mask in members.items():
+        if mask.shape != (n_units,):
+            raise ValueError(f"masks[{name!r}] must have shape ({n_units},), got {mask.shape}")
+        if mask.dtype != bool:
+            raise TypeError(f"masks[{name!r}] must be bool, got {mask.dtype}")
+    side = np.broadcast_to(np.asarray(hemisphere, dtype="<U5"), (n_units,)).copy()
+    for value in np.unique(side):
+        check_option("hemisphere", str(value), HEMISPHERES)
+    if np.any(np.diff(np.where(side == "right", 1, 0)) < 0):
+        raise ValueError("hemisphere must list left units before right units")
+    index = np.full(n_units, -1) if vertex_index is None else np.asarray(vertex_index, dtype=np.int64)
+    if index.shape != (n_units,):
+        raise ValueError(f"vertex_index must have shape ({n_units},), got {index.shape}")
+    return xr.DataArray(
+        np.stack(list(members.values())),
+        dims=("roi", "unit"),
+        coords={
+            "roi": np.asarray(list(members), dtype=str),
+            "hemisphere": ("unit", side),
+            "unit_kind": ("unit", np.full(n_units, unit_kind)),
+            "vertex_index": ("unit", index),
+        },
+        name="membership",
+    )
+
+
+def provenance(seed: int, config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes that every result carries: version, seed and the resolved configuration.
+
+    Examples
+    --------
+    >>> provenance(0, {"model": "ridge"})["config"]
+    '{"model": "ridge"}'
+    """
+    return {
+        "neuroattn_version": __version__,
+        "seed": int(seed),
+        "config": json.dumps(dict(config), sort_keys=True, default=str),
+    }
+
+
+@contextlib.contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path beside ``path`` and rename it to ``path`` on success.
+
+    A file or a folder may be written there. After an error or an interruption ``path`` is as it was.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "scores.txt"
+    >>> with replacing(target) as temporary:
+    ...     _ = temporary.write_text("whole")
+    >>> target.read_text()
+    'whole'
+    """
+    path = Path(path)
+    folder = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
+    temporary = folder / path.name
+    try:
+        yield temporary
+        if temporary.is_dir() and path.is_dir():
+            os.replace(path, folder / "previous")
+        os.replace(temporary, path)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def write_json(path: str | Path, content: Any) -> None:
+    """Write JSON so that the file is whole or absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "config.json"
+    >>> write_json(target, {"seed": 0})
+    >>> json.loads(target.read_text())
+    {'seed': 0}
+    """
+    with replacing(path) as temporary:
+        temporary.write_text(json.dumps(content, indent=2, sort_keys=True, default=_jsonable) + "\n")
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, np.ndarray):
+        return value.tolist()
+    return str(value)
+
+
+def write_netcdf(path: str | Path, dataset: xr.Dataset | xr.DataArray) -> None:
+    """Write a labelled result as netCDF so that the file is whole or absent.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "scores.nc"
+    >>> write_netcdf(target, xr.Dataset({"correlation": ("unit", [0.5, 0.25])}))
+    >>> xr.load_dataset(target, engine="h5netcdf").correlation.values
+    array([0.5 , 0.25])
+    """
+    with replacing(path) as temporary:
+        dataset.to_netcdf(temporary, engine="h5netcdf")
