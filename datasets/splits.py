@@ -32,8 +32,8 @@ def split_stimuli(stimulus_ids: ArrayLike, spec: str | Path, *, test: ArrayLike 
     spec : str or Path
         ``"given"``: the data set's own partition in ``test``.
         ``"test=200,seed=0"``: the first 200 stimuli of ``default_rng(0).permutation(n)`` are the test set.
-        ``"kfold=9,seeds=0-4"``: stimulus i is in fold ``default_rng(seed).permutation(n)[i] % 9``, so that every
-        row is predicted once a seed; ``seeds`` is a number, a range or a list joined by ``+``.
+        ``"kfold=9,seeds=0-4"``: stimulus i is in fold ``default_rng(seed).permutation(n)[i] % 9``, so that
+        every row is predicted once a seed; ``seeds`` is a number, a range or a list joined by ``+``.
         A path to a JSON file ``{"train": [ids], "test": [ids]}``.
     test : bool array, shape (row,), optional
         The partition that ``"given"`` refers to.
