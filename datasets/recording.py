@@ -191,6 +191,36 @@ class Responses:
         return self[:].astype(dtype or np.float32, copy=False)
 
 
+class Rows:
+    """Some rows of a table, read when they are asked for.
+
+    Parameters
+    ----------
+    table : array-like with rows
+        For instance :class:`Responses`, a feature store, or :class:`ImageFiles`.
+    rows : int array, shape (row,)
+
+    Examples
+    --------
+    >>> Rows(np.arange(10), np.array([2, 4, 6]))[1:]
+    array([4, 6])
+    """
+
+    def __init__(self, table: Any, rows: NDArray[np.intp]) -> None:
+        self.table, self.rows = table, np.asarray(rows)
+        self.shape = (len(self.rows), *table.shape[1:])
+        self.dtype = table.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        return np.asarray(self.table[self.rows[rows]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+
 @dataclass(frozen=True)
 class Recording:
     """Responses of one subject (or session) to a set of stimuli.
