@@ -328,8 +328,13 @@ def _pick(keys: Iterable[str], key: str | None) -> str:
 
 def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
     from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
 
-    content = {name: x for name, x in loadmat(path, squeeze_me=True).items() if not name.startswith("__")}
+    try:
+        content = loadmat(path, squeeze_me=True)
+    except MatReadError as error:
+        raise ValueError(str(error)) from None
+    content = {name: x for name, x in content.items() if not name.startswith("__")}
     return np.asarray(content[_pick(content, key)])
 
 
@@ -579,8 +584,9 @@ def _read_features(spec: str | Path, source: _Source) -> NDArray[Any]:
         )
     _check_rows("features", spec, len(features), source)
     for start in range(0, len(features), 256):
-        if not np.isfinite(features[start : start + 256]).all():
-            raise ValueError(f"features {spec} must be finite, got others in rows {start} to {start + 255}")
+        finite = np.isfinite(features[start : start + 256]).reshape(-1, features[0].size).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"features {spec} must be finite, got others in row {start + finite.argmin()}")
     return features
 
 
