@@ -44,6 +44,8 @@ def export_map(
     ------
     ValueError
         If the recording has no surface, or no mask, to write to.
+    FileNotFoundError
+        If the folder of ``path_stem`` does not exist.
 
     Examples
     --------
@@ -59,6 +61,8 @@ def export_map(
     values = np.asarray(values, dtype=np.float32)
     check_shape("values", values, recording.n_units)
     stem = Path(path_stem)
+    if not stem.parent.is_dir():
+        raise FileNotFoundError(f"path_stem must be in a folder that exists, got {stem}")
     if format == "nifti":
         return [_write_volume(values, recording, stem.with_name(f"{stem.name}.nii.gz"), name)]
     maps = to_surface(values, recording.rois, _count_mesh_vertices(recording))
