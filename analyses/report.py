@@ -502,7 +502,7 @@ def _comparison(roi_scores: xr.Dataset, model: str | None, config: Mapping[str, 
     chart = Chart(
         figures.to_svg(
             figures.plot_differences(roi_scores, model),
-            f"Difference in correlation between the {model} model and the best other model, by region",
+            f"Difference in correlation between the {model} model and the best baseline, by region",
         ),
         "Difference to the best baseline.",
         f"Correlation of the {model} model minus that of the baseline with the highest correlation in the "
@@ -612,7 +612,7 @@ def _attention(
         part = attention.isel(query=queries, stimulus=slice(n_shown))
         notes = None
         if np.isfinite(agreement.values[queries]).any():
-            notes = [f"seeds agree {_number(agreement.values[i])}" for i in queries]
+            notes = [f"seeds {_number(agreement.values[i])}" for i in queries]
         side = str(attention.hemisphere.values[queries[0]])
         where = "" if side == "none" else f", {side} hemisphere"
         caption = (
@@ -622,7 +622,9 @@ def _attention(
             + rule
         )
         if notes is not None:
-            caption += " Above each column the mean correlation between the maps of two seeds."
+            caption += (
+                " Above each column, after “seeds”: the mean correlation between the maps of two seeds."
+            )
         if outlines is not None and outlines[:n_shown, queries].any():
             caption += " Outlined in cyan: the object that drives the region in the simulation."
         svg = figures.to_svg(
@@ -662,11 +664,17 @@ def _shown_rois(roi_scores: xr.Dataset, model: str | None, attention: xr.DataArr
     rois = list(dict.fromkeys(str(roi) for roi in attention.roi.values))
     if len(rois) <= 3:
         return rois, ""
-    if model is None:
+    gain = {}
+    if model is not None:
+        for roi, value in zip(
+            roi_scores.roi.values, roi_scores.difference.sel(model=model).values, strict=True
+        ):
+            if str(roi) in rois and np.isfinite(value):
+                gain[str(roi)] = float(value)
+    if len(gain) < 3:
         return rois[:3], f"The first 3 of {len(rois)} regions."
-    gain = {roi: float(roi_scores.difference.sel(model=model, roi=roi)) for roi in rois}
-    order = sorted((roi for roi in rois if np.isfinite(gain[roi])), key=lambda roi: -gain[roi])
-    return [*order[:2], *order[2:][-1:]], (
+    order = sorted(gain, key=lambda roi: -gain[roi])
+    return [*order[:2], order[-1]], (
         f"Of {len(rois)} regions, the two where the {model} model gains most over the best baseline and the "
         "one where it gains least."
     )
