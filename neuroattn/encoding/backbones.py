@@ -113,9 +113,10 @@ class Backbone:
     layer : str
         Name of the module that is read.
     n_channels : int
+    input_size : tuple of int, (y, x)
+        The size that images are resized to; without resizing, the size of the first pass.
     grid : tuple of int, (y, x)
-        Map of an image of ``input_size`` (after resizing, if the preprocessing resizes). Without resizing the
-        grid follows the size of the images.
+        Map of an image of ``input_size``. Without resizing the grid follows the size of the images.
     config : dict
         What was loaded and how, ready for JSON.
 
@@ -152,12 +153,13 @@ class Backbone:
         self.preprocessing = preprocessing
         self.name = name
         self.facet = facet
+        self.input_size = preprocessing.size or input_size
         self._channels_last_output = getattr(model, "output_fmt", None) == "NHWC"
         self._n_prefix: int = getattr(model, "num_prefix_tokens", 0)
         # In a vision transformer four axes are attention heads or patches before they become tokens.
         self._has_maps = not hasattr(model, "num_prefix_tokens")
 
-        shapes = self._trace(preprocessing.size or input_size)
+        shapes = self._trace(self.input_size)
         blocks = [m for m in shapes if _BLOCK.fullmatch(m)]
         blocks = [m for m in blocks if not any(other.startswith(f"{m}.") for other in blocks)]
         aliases = {f"block{i}": m for i, m in enumerate(blocks)}
