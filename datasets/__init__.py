@@ -3,7 +3,23 @@
 if __name__ != "neuroattn.datasets":
     raise ImportError("import neuroattn.datasets; the top-level folder datasets/ is not a package of its own")
 
-from neuroattn.datasets.recording import ImageFiles, Images, Recording, Responses, content_ids
+from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
+from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, content_ids
 from neuroattn.datasets.splits import Fold, split_stimuli
+from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
 
-__all__ = ["Fold", "ImageFiles", "Images", "Recording", "Responses", "content_ids", "split_stimuli"]
+__all__ = [
+    "FileCheck",
+    "Fold",
+    "ImageFiles",
+    "Images",
+    "Recording",
+    "Responses",
+    "content_ids",
+    "fsaverage5_mesh",
+    "inspect_algonauts",
+    "load_algonauts",
+    "split_stimuli",
+    "to_surface",
+    "write_algonauts",
+]

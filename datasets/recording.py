@@ -2,18 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from neuroattn._checks import check_shape
+
+
+class FileCheck(NamedTuple):
+    """One line of what a reader would find: it is as expected where ``found == expected``.
+
+    Parameters
+    ----------
+    path : Path
+    found, expected : str
+        What the file holds and what it should hold, for instance "float (24, 40)" or "missing".
+    n_bytes : int
+        Size on disk, zero if missing.
+
+    Examples
+    --------
+    >>> check = FileCheck(Path("responses.npy"), "missing", "float (24, 40)", 0)
+    >>> check.found == check.expected
+    False
+    """
+
+    path: Path
+    found: str
+    expected: str
+    n_bytes: int
 
 
 class Images(Protocol):
@@ -57,46 +82,60 @@ class ImageFiles:
             raise ValueError("paths must name at least one image, got none")
         self.paths = list(paths)
         self.archive = archive
-        self.shape = (len(self.paths), *self._read(0).shape)
+        self.shape: tuple[int, ...] = (len(self.paths),)
+        self.shape += self[0].shape
 
     def __len__(self) -> int:
         return len(self.paths)
 
     def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
         indices = np.arange(len(self))[rows]
-        if indices.ndim == 0:
-            return self._read(int(indices))
-        out = np.empty((len(indices), *self.shape[1:]), np.uint8)
-        for i, row in enumerate(indices):
-            image = self._read(int(row))
-            if image.shape != self.shape[1:]:
-                (h, w), (h0, w0) = image.shape[:2], self.shape[1:3]
-                raise ValueError(
-                    f"images must all be of one size, got {w0}x{h0} in {self.paths[0]} "
-                    f"and {w}x{h} in {self.paths[row]}; resize them first"
-                )
-            out[i] = image
+        with self._opened() as archive:
+            if indices.ndim == 0:
+                return self._read(archive, int(indices))
+            out = np.empty((len(indices), *self.shape[1:]), np.uint8)
+            for i, row in enumerate(indices):
+                out[i] = self._read(archive, int(row))
         return out
 
-    def _read(self, row: int) -> NDArray[np.uint8]:
-        from PIL import Image, UnidentifiedImageError
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[zipfile.ZipFile | None]:
+        """Open the archive once for all rows of a read: its table of contents takes as long as an image."""
+        if self.archive is None:
+            yield None
+            return
+        try:
+            archive = zipfile.ZipFile(self.archive)
+        except FileNotFoundError:
+            raise FileNotFoundError(f"archive {self.archive} does not exist") from None
+        except zipfile.BadZipFile as error:
+            raise ValueError(f"archive {self.archive} cannot be read: {error}") from None
+        with archive:
+            yield archive
+
+    def _read(self, archive: zipfile.ZipFile | None, row: int) -> NDArray[np.uint8]:
+        from PIL import Image
 
         path = self.paths[row]
+        place = path if archive is None else f"{self.archive}:{path}"
         try:
-            if self.archive is None:
-                with Image.open(path) as image:
-                    return np.asarray(image.convert("RGB"))
             with (
-                zipfile.ZipFile(self.archive) as archive,
-                archive.open(str(path)) as file,
+                open(path, "rb") if archive is None else archive.open(str(path)) as file,
                 Image.open(file) as image,
             ):
-                return np.asarray(image.convert("RGB"))
-        except (UnidentifiedImageError, OSError, zipfile.BadZipFile, KeyError) as error:
-            place = path if self.archive is None else f"{self.archive}:{path}"
-            if isinstance(error, FileNotFoundError):
-                raise FileNotFoundError(f"image {place} does not exist") from None
+                pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
+        except (FileNotFoundError, KeyError):
+            raise FileNotFoundError(f"image {place} does not exist") from None
+        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
+            # PIL reports damaged files through all of these.
             raise ValueError(f"image {place} cannot be decoded: {error}") from None
+        if self.shape[1:] and pixels.shape != self.shape[1:]:
+            (h, w), (h0, w0) = pixels.shape[:2], self.shape[1:3]
+            raise ValueError(
+                f"images must all be of one size, got {w0}x{h0} in {self.paths[0]} "
+                f"and {w}x{h} in {path}; resize them first"
+            )
+        return pixels
 
 
 class Responses:
@@ -135,7 +174,10 @@ class Responses:
         return self.shape[0]
 
     def __getitem__(self, rows: Any) -> NDArray[np.float32]:
-        indices = np.atleast_1d(np.arange(len(self))[rows])
+        indices = np.arange(len(self))[rows]
+        if indices.ndim == 0:
+            row: NDArray[np.float32] = self[[int(indices)]][0]
+            return row
         part = np.searchsorted(self._starts, indices, side="right") - 1
         out = np.empty((len(indices), self.shape[1]), np.float32)
         for p in np.unique(part):
@@ -241,5 +283,9 @@ def content_ids(images: Images) -> NDArray[np.str_]:
     >>> bool(ids[0] == ids[1])
     True
     """
-    digests = [hashlib.blake2b(images[i].tobytes(), digest_size=8).hexdigest() for i in range(len(images))]
+    digests = [
+        hashlib.blake2b(image.tobytes(), digest_size=8).hexdigest()
+        for start in range(0, len(images), 64)
+        for image in images[start : start + 64]
+    ]
     return np.asarray(digests)

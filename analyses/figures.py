@@ -1,0 +1,581 @@
+"""Figures of an encoder's results, drawn from labelled arrays, and their SVG that follows the page's theme.
+
+Every function returns a :class:`matplotlib.figure.Figure` that can be saved for a paper as it is. Panels are
+narrow, so that two stand side by side on a desktop and one fills a phone.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import re
+import warnings
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ParamSpec
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from neuroattn._checks import check_option
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.colorbar import Colorbar
+    from matplotlib.figure import Figure
+
+P = ParamSpec("P")
+
+#: Colours by role: (in a figure and on a light page, on a dark page). Models take theirs by position.
+THEME = {
+    "paper": ("#fdfdfc", "#15181b"),
+    "ink": ("#1b1f23", "#e7e9eb"),
+    "muted": ("#626b74", "#9ba5af"),
+    "rule": ("#dde1e5", "#343b42"),
+    "model-0": ("#cf5400", "#f28a3e"),
+    "model-1": ("#0868ac", "#56a9e8"),
+    "model-2": ("#3d9ecf", "#9ad2f0"),
+    "model-3": ("#0b8a66", "#43c79b"),
+    "model-4": ("#b0578d", "#e09cc5"),
+    "model-5": ("#8a6d00", "#e0bd45"),
+    "model-6": ("#5a5f66", "#b9c0c7"),
+}
+_MODELS = [light for role, (light, _) in THEME.items() if role.startswith("model-")]
+_MARKERS = "osDv^PX"
+_INK, _MUTED, _RULE, _PAPER = (THEME[role][0] for role in ("ink", "muted", "rule", "paper"))
+_WIDTH = 4.7  # inches of a panel; at 10 points its text reads 13 px on a desktop and 10 px on a phone
+_STYLE: Any = {
+    "font.size": 10,
+    "axes.titlesize": 10,
+    "axes.labelsize": 10,
+    "xtick.labelsize": 9,
+    "ytick.labelsize": 9,
+    "legend.fontsize": 9,
+    "text.color": _INK,
+    "axes.labelcolor": _INK,
+    "axes.edgecolor": _MUTED,
+    "xtick.color": _MUTED,
+    "ytick.color": _MUTED,
+    "xtick.labelcolor": _MUTED,
+    "ytick.labelcolor": _INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.spines.left": False,
+    "axes.linewidth": 0.7,
+    "axes.facecolor": "none",
+    "figure.facecolor": "none",
+    "grid.color": _RULE,
+    "grid.linewidth": 0.7,
+    "legend.frameon": False,
+    "figure.constrained_layout.use": True,
+    # Names of regions come from files: they are text, never mathematics.
+    "text.parse_math": False,
+}
+SCORE_LABELS = {
+    "correlation": "Correlation r",
+    "r2_over_ceiling": "r² / noise ceiling",
+}
+
+
+def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
+    """Draw in the report's style and leave the caller's matplotlib settings alone."""
+
+    @functools.wraps(draw)
+    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
+        import matplotlib
+
+        with matplotlib.rc_context(_STYLE):
+            return draw(*args, **kwargs)
+
+    return styled
+
+
+def to_svg(figure: Figure, label: str) -> str:
+    """Return a figure as an inline SVG element whose colours follow the page.
+
+    Parameters
+    ----------
+    figure : Figure
+    label : str
+        What the figure shows, for screen readers. Two figures of one page need two labels.
+
+    Returns
+    -------
+    str
+        One ``<svg>`` element without links, scripts or metadata. Text stays text; each colour of
+        :data:`THEME` becomes the CSS variable of its role.
+
+    Examples
+    --------
+    >>> from matplotlib.figure import Figure
+    >>> figure = Figure()
+    >>> _ = figure.text(0, 0, "V1", color=THEME["ink"][0])
+    >>> svg = to_svg(figure, "one word")
+    >>> svg.startswith("<svg"), "fill: var(--ink)" in svg
+    (True, True)
+    """
+    import html
+
+    import matplotlib
+
+    buffer = io.StringIO()
+    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}):
+        figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
+    svg = buffer.getvalue()
+    svg = svg[svg.index("<svg") :].strip()
+    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # names such as axes_1 would repeat from figure to figure
+    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
+    pixels = round(float(width.group(1)) * 4 / 3) if width else 0
+    opening = f'<svg class="chart" role="img" aria-label="{html.escape(label)}" style="width: {pixels}px"'
+    svg = re.sub(r"<svg\b(?=[^>]*>)", opening, svg, count=1)
+    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
+    for role, (light, _) in THEME.items():
+        svg = svg.replace(light, f"var(--{role})")
+    return svg
+
+
+@_styled
+def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figure:
+    """Draw one score of every model in every region as dots with their intervals.
+
+    Parameters
+    ----------
+    roi_scores : Dataset, dims (model, roi, bound)
+        With ``n_units`` (roi), ``<score>`` (model, roi) and ``<score>_ci`` (model, roi, bound);
+        ``<score>_shuffled`` (model, roi) is marked where present. A region without a finite score says why:
+        it has no units, or none with a usable ceiling.
+    score : {"correlation", "r2_over_ceiling"}
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> scores = xr.Dataset(
+    ...     {"correlation": (("model", "roi"), [[0.4, 0.5]]),
+    ...      "correlation_ci": (("model", "roi", "bound"), [[[0.3, 0.5], [0.4, 0.6]]]),
+    ...      "n_units": ("roi", [30, 20])},
+    ...     {"model": ["ridge"], "roi": ["V1", "FFA"]})
+    >>> [text.get_text() for text in plot_roi_scores(scores).axes[0].get_yticklabels()]
+    ['V1', 'FFA']
+    """
+    from matplotlib.figure import Figure
+
+    check_option("score", score, SCORE_LABELS)
+    models, rois = roi_scores.model.values, roi_scores.roi.values
+    step = 0.8 / max(len(models), 3)
+    row_height = max(0.34, 0.095 * len(models))
+    figure = Figure(figsize=(_WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // 3)))
+    axes = figure.add_subplot()
+    centre = np.arange(len(rois))
+    for row in centre[1::2]:
+        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
+    shuffled = f"{score}_shuffled"
+    for i, model in enumerate(models):
+        y = centre + (i - (len(models) - 1) / 2) * step
+        table = roi_scores.sel(model=model)
+        value = table[score].values
+        low, high = table[f"{score}_ci"].transpose("bound", "roi").values
+        colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
+        axes.hlines(y, low, high, color=colour, lw=1.4)
+        axes.plot(value, y, marker, color=colour, ms=5, mew=0, label=str(model))
+        if shuffled in table:
+            axes.plot(table[shuffled].values, y, "|", color=colour, ms=5, mew=1)
+    if shuffled in roi_scores:
+        axes.plot([], [], "|", color=_MUTED, ms=6, mew=1, label="shuffled images")
+    axes.axvline(0, color=_MUTED, lw=0.7)
+    _label_rows(axes, [str(roi) for roi in rois])
+    for row in np.flatnonzero(~np.isfinite(roi_scores[score].transpose("model", "roi").values).any(0)):
+        reason = "no units" if roi_scores.n_units.values[row] == 0 else "no usable ceiling"
+        axes.annotate(reason, (0, row), (6, 0), textcoords="offset points", va="center", color=_MUTED, size=9)
+    axes.set_xlabel(SCORE_LABELS[score])
+    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    return figure
+
+
+@_styled
+def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
+    """Draw how much better a model predicts each region than the best baseline, sorted.
+
+    Parameters
+    ----------
+    roi_scores : Dataset, dims (model, roi, bound)
+        With ``difference`` (model, roi), ``difference_ci`` (model, roi, bound) and ``best_baseline`` (roi).
+        Regions without a finite difference are left out.
+    model : str
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> scores = xr.Dataset(
+    ...     {"difference": (("model", "roi"), [[-0.02, 0.1]]),
+    ...      "difference_ci": (("model", "roi", "bound"), [[[-0.05, 0.01], [0.05, 0.15]]]),
+    ...      "best_baseline": ("roi", ["ridge", "ridge"])},
+    ...     {"model": ["attention"], "roi": ["V1", "FFA"]})
+    >>> figure = plot_differences(scores, "attention")
+    >>> [text.get_text() for text in figure.axes[0].get_yticklabels()]
+    ['FFA', 'V1']
+    """
+    from matplotlib.figure import Figure
+
+    table = roi_scores.sel(model=model)
+    table = table.isel(roi=np.flatnonzero(np.isfinite(table.difference.values)))
+    # "all" is a mean over the others: it stands above them, whatever its rank.
+    order = np.lexsort((-table.difference.values, table.roi.values != "all"))
+    table = table.isel(roi=order)
+    value = table.difference.values
+    low, high = table.difference_ci.transpose("bound", "roi").values
+    figure = Figure(figsize=(_WIDTH, 0.8 + 0.3 * max(len(value), 1)))
+    axes = figure.add_subplot()
+    above, below = low > 0, high < 0
+    for chosen, colour, face in (
+        (above, _MODELS[0], _MODELS[0]),
+        (below, _MODELS[1], _MODELS[1]),
+        (~(above | below), _MUTED, _PAPER),
+    ):
+        y = np.flatnonzero(chosen)
+        axes.hlines(y, low[chosen], high[chosen], color=colour, lw=1.6)
+        axes.plot(value[chosen], y, "o", color=colour, mfc=face, ms=5.5, mew=1.3)
+    axes.axvline(0, color=_INK, lw=0.8)
+    _label_rows(axes, [str(roi) for roi in table.roi.values])
+    for row, name in enumerate(table.best_baseline.values):
+        axes.annotate(
+            f"vs {name}", (1, row), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
+            va="center", size=8.5, color=_MUTED, annotation_clip=False,
+        )  # fmt: skip
+    axes.set_xlabel(f"r of {model} − r of the best baseline")
+    return figure
+
+
+@_styled
+def plot_surfaces(
+    values: xr.DataArray, *, label: str, diverging: bool = False, limit: float | None = None
+) -> Figure:
+    """Paint values of vertices on the inflated fsaverage5 surfaces, six views.
+
+    Parameters
+    ----------
+    values : DataArray, dims (unit)
+        With coordinates ``hemisphere`` and ``vertex_index`` into fsaverage5 or fsaverage, whose first 10,242
+        vertices are those of fsaverage5. Units elsewhere are left out; bare cortex shows its sulci in grey.
+    label : str
+        Of the colour bar.
+    diverging : bool, default False
+        Colours centred on zero instead of starting there.
+    limit : float, optional
+        Value of the last colour; the 98th percentile of the absolute values if None.
+
+    Returns
+    -------
+    Figure
+
+    Raises
+    ------
+    ValueError
+        If no unit lies on the mesh.
+
+    Examples
+    --------
+    >>> values = xr.DataArray([0.2, 0.4], dims="unit", coords={
+    ...     "hemisphere": ("unit", ["left", "right"]), "vertex_index": ("unit", [0, 7])})
+    >>> len(plot_surfaces(values, label="r").axes)  # six views and a colour bar
+    7
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import Normalize
+    from matplotlib.figure import Figure
+    from nilearn.datasets import load_fsaverage, load_fsaverage_data
+    from nilearn.plotting import plot_surf
+
+    meshes = load_fsaverage("fsaverage5")["inflated"]
+    sulci = load_fsaverage_data(mesh="fsaverage5", data_type="sulcal").data
+    shown = on_surface(values)
+    if not shown.any():
+        raise ValueError("values must have units on fsaverage5 (vertex_index 0..10241), got none")
+    if limit is None:
+        limit = float(np.nanpercentile(np.abs(values.values[shown]), 98)) or 1.0
+    cmap = colormaps["PuOr_r" if diverging else "viridis"]
+    norm = Normalize(-limit if diverging else 0, limit)
+    figure = Figure(figsize=(_WIDTH, 3.0))
+    # A free layout: three-dimensional axes have wide margins, which overlapping boxes hide.
+    figure.set_layout_engine("none")
+    for row, side in enumerate(("left", "right")):
+        painted = np.full(len(sulci.parts[side]), np.nan)
+        here = shown & (values.hemisphere.values == side)
+        painted[values.vertex_index.values[here]] = values.values[here]
+        for column, view in enumerate(("lateral", "medial", "ventral")):
+            box = (0.325 * column - 0.01, 0.38 - 0.405 * row, 0.395, 0.64)
+            axes = figure.add_axes(box, projection="3d")
+            with warnings.catch_warnings():  # a face with no painted corner has no mean, as intended
+                warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
+                plot_surf(
+                    surf_mesh=meshes.parts[side], surf_map=painted, hemi=side, view=view, engine="matplotlib",
+                    bg_map=np.where(sulci.parts[side] > 0, 0.42, 0.28), avg_method="nanmean", colorbar=False,
+                    cmap=cmap, vmin=norm.vmin, vmax=norm.vmax, axes=axes, figure=figure,
+                )  # fmt: skip
+            axes.patch.set_visible(False)
+            axes.collections[0].set_rasterized(True)
+            if row == 0:
+                figure.text(0.19 + 0.325 * column, 0.99, view, ha="center", va="top", size=9, color=_MUTED)
+        figure.text(0.0, 0.7 - 0.405 * row, side, rotation=90, ha="left", va="center", size=9, color=_MUTED)
+    place = figure.add_axes((0.31, 0.13, 0.4, 0.025))
+    bar = figure.colorbar(ScalarMappable(norm, cmap), cax=place, orientation="horizontal")
+    _finish_bar(bar, label)
+    return figure
+
+
+def on_surface(values: xr.DataArray | xr.Dataset) -> NDArray[np.bool_]:
+    """Return which units (vertices of fsaverage or fsaverage5) lie on the fsaverage5 surface, shape (unit,).
+
+    Examples
+    --------
+    >>> on_surface(xr.Dataset(coords={
+    ...     "hemisphere": ("unit", ["left", "left", "none"]), "vertex_index": ("unit", [5, 20000, 5])}))
+    array([ True, False, False])
+    """
+    index = values.vertex_index.values
+    placed: NDArray[np.bool_] = (index >= 0) & (index < 10242) & (values.hemisphere.values != "none")
+    return placed
+
+
+@_styled
+def plot_unit_scores(correlation: xr.DataArray, noise_ceiling: xr.DataArray | None = None) -> Figure:
+    """Draw r of every unit: against the highest r that its noise allows, or as a distribution.
+
+    Parameters
+    ----------
+    correlation : DataArray, dims (model, unit)
+    noise_ceiling : DataArray, dims (unit), optional
+        On the r^2 scale; without a finite value the distribution over units is drawn.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> r = xr.DataArray([[0.2, 0.4]], dims=("model", "unit"), coords={"model": ["ridge"]})
+    >>> plot_unit_scores(r, xr.DataArray([0.5, 0.6], dims="unit")).axes[0].get_xlabel()
+    'Highest possible r, √(noise ceiling)'
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, 3.3))
+    axes = figure.add_subplot()
+    axes.spines["left"].set_visible(True)
+    axes.tick_params(axis="y", labelcolor=_MUTED)
+    ceiling = None if noise_ceiling is None else np.sqrt(np.clip(noise_ceiling.values, 0, None))
+    for i, model in enumerate(correlation.model.values):
+        r = correlation.sel(model=model).values
+        colour = _MODELS[i % len(_MODELS)]
+        if ceiling is not None and np.isfinite(ceiling).any():
+            axes.plot(
+                ceiling, r, _MARKERS[i % len(_MARKERS)], color=colour, ms=3.2, mew=0, alpha=0.6,
+                label=str(model), rasterized=len(r) > 2000,
+            )  # fmt: skip
+        else:
+            axes.hist(
+                r[np.isfinite(r)], bins=np.linspace(-1, 1, 41).tolist(), histtype="step", color=colour,
+                lw=1.4, label=str(model),
+            )  # fmt: skip
+    if ceiling is not None and np.isfinite(ceiling).any():
+        axes.plot([0, 1], [0, 1], color=_MUTED, lw=0.8)
+        axes.axhline(0, color=_RULE, lw=0.8)
+        axes.set(xlabel="Highest possible r, √(noise ceiling)", ylabel="Correlation r", xlim=(0, 1))
+    else:
+        finite = correlation.values[np.isfinite(correlation.values)]
+        if len(finite):
+            axes.set_xlim(np.floor(finite.min() * 20) / 20, np.ceil(finite.max() * 20) / 20)
+        axes.set(xlabel="Correlation r", ylabel="Units")
+    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    return figure
+
+
+@_styled
+def plot_attention(
+    attention: xr.DataArray,
+    *,
+    images: NDArray[np.uint8] | None = None,
+    outlines: NDArray[np.bool_] | None = None,
+    notes: list[str] | None = None,
+    limit: float | None = None,
+) -> Figure:
+    """Lay the attention of several queries over images.
+
+    Parameters
+    ----------
+    attention : DataArray, dims (seed, stimulus, query, y, x)
+        Weights that sum to one over (y, x); their mean over seeds is drawn, as a multiple of uniform
+        attention.
+        Coordinates ``roi`` and ``hemisphere`` along ``query`` are the titles.
+    images : uint8 array, shape (stimulus, y, x, 3), optional
+        Without them the maps stand alone.
+    outlines : bool array, shape (stimulus, query, y, x), optional
+        Objects to outline.
+    notes : list of str, one a query, optional
+        A second line of each title.
+    limit : float, optional
+        Multiple of uniform attention at the last colour; the 99.5th percentile of the maps if None.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> weights = xr.DataArray(np.full((2, 1, 1, 4, 4), 1 / 16), dims=("seed", "stimulus", "query", "y", "x"),
+    ...     coords={"roi": ("query", ["FFA"]), "hemisphere": ("query", ["left"])})
+    >>> figure = plot_attention(weights, images=np.zeros((1, 8, 8, 3), np.uint8))
+    >>> figure.axes[1].get_title()
+    'FFA left'
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.figure import Figure
+
+    maps = relative_attention(attention)
+    n_stimuli, n_queries = maps.shape[:2]
+    if limit is None:
+        limit = attention_limit(attention)
+    first = 0 if images is None else 1
+    columns = n_queries + first
+    height, width = maps.shape[2:] if images is None else images.shape[1:3]
+    tile = _WIDTH / columns
+    figure = Figure(figsize=(_WIDTH, n_stimuli * tile * height / width + 0.95))
+    grid = figure.subplots(n_stimuli, columns, squeeze=False)
+    cmap = colormaps["YlOrRd"] if images is not None else colormaps["viridis"]
+    extent = (0.0, 1.0, 1.0, 0.0)
+    titles = query_names(attention)
+    for row in range(n_stimuli):
+        if images is not None:
+            grid[row, 0].imshow(images[row], extent=extent, aspect="auto")
+        for column in range(n_queries):
+            axes = grid[row, column + first]
+            weight = maps[row, column]
+            if images is None:
+                axes.imshow(weight, extent=extent, aspect="auto", cmap=cmap, vmin=0, vmax=limit)
+            else:
+                # Grey below, so that every colour is attention; uniform attention or less stays clear.
+                grey = images[row].mean(-1)
+                axes.imshow(110 + 0.57 * grey, extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
+                above = np.clip((weight - 1) / max(limit - 1, 1e-9), 0, 1)
+                layer = cmap(0.15 + 0.85 * above)
+                layer[..., 3] = np.clip(1.6 * above, 0, 0.9)
+                axes.imshow(layer, extent=extent, aspect="auto", interpolation="bilinear")
+            if outlines is not None and outlines[row, column].any():
+                mask = np.pad(outlines[row, column].astype(float), 1)
+                ny, nx = outlines.shape[2:]
+                x, y = (np.arange(nx + 2) - 0.5) / nx, (np.arange(ny + 2) - 0.5) / ny
+                axes.contour(x, y, mask, [0.5], colors="#00303a", linewidths=2.0)
+                axes.contour(x, y, mask, [0.5], colors="#35e0ff", linewidths=1.0)
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
+        axes.spines[:].set_visible(False)
+    for column, title in enumerate(titles):
+        note = "" if notes is None else f"\n{notes[column]}"
+        grid[0, column + first].set_title(f"{title}{note}", size=8.5)
+    figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
+    low = 0 if images is None else 1
+    colours = cmap if images is None else ListedColormap(cmap(np.linspace(0.15, 1, 128)))
+    source = ScalarMappable(Normalize(low, max(limit, low + 1e-9)), colours)
+    bar = figure.colorbar(source, ax=grid, location="bottom", shrink=0.5, aspect=28, pad=0.02)
+    _finish_bar(bar, "Attention, × uniform")
+    return figure
+
+
+@_styled
+def plot_seed_agreement(agreement: xr.DataArray, null: xr.DataArray) -> Figure:
+    """Draw how alike the maps of different seeds are, beside the same for different images.
+
+    Parameters
+    ----------
+    agreement, null : DataArray, dims (query)
+        Mean correlation between seeds of the maps of one image, and of two images; both with coordinates
+        ``roi`` and ``hemisphere``.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> coords = {"roi": ("query", ["FFA"]), "hemisphere": ("query", ["left"])}
+    >>> same = xr.DataArray([0.8], dims="query", coords=coords)
+    >>> [text.get_text() for text in plot_seed_agreement(same, same - 0.5).axes[0].get_yticklabels()]
+    ['FFA left']
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(_WIDTH, 1.0 + 0.24 * agreement.sizes["query"]))
+    axes = figure.add_subplot()
+    y = np.arange(agreement.sizes["query"])
+    axes.hlines(y, null.values, agreement.values, color=_RULE, lw=2)
+    axes.plot(null.values, y, "o", color=_MUTED, mfc=_PAPER, ms=5, mew=1.2, label="different images")
+    axes.plot(agreement.values, y, "o", color=_MODELS[0], ms=5.5, mew=0, label="same image")
+    axes.axvline(0, color=_MUTED, lw=0.7)
+    _label_rows(axes, query_names(agreement))
+    axes.set_xlim(right=max(1.0, axes.get_xlim()[1]))
+    axes.set_xlabel("Correlation between the maps of two seeds")
+    figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    return figure
+
+
+def relative_attention(attention: xr.DataArray) -> NDArray[np.float64]:
+    """Return seed-mean attention as a multiple of uniform attention, shape (stimulus, query, y, x).
+
+    Examples
+    --------
+    >>> weights = xr.DataArray(np.full((1, 1, 1, 2, 2), 0.25), dims=("seed", "stimulus", "query", "y", "x"))
+    >>> relative_attention(weights).ravel()
+    array([1., 1., 1., 1.])
+    """
+    mean = attention.mean("seed").transpose("stimulus", "query", "y", "x").values.astype(np.float64)
+    return np.asarray(mean * (mean.shape[2] * mean.shape[3]))
+
+
+def attention_limit(attention: xr.DataArray) -> float:
+    """Return the multiple of uniform attention that takes the last colour: the 99.5th percentile.
+
+    Examples
+    --------
+    >>> weights = xr.DataArray(np.full((1, 1, 1, 2, 2), 0.25), dims=("seed", "stimulus", "query", "y", "x"))
+    >>> attention_limit(weights)
+    1.0
+    """
+    return float(np.nanpercentile(relative_attention(attention), 99.5))
+
+
+def query_names(queries: xr.DataArray) -> list[str]:
+    """Return "FFA left" for each query; a query of no hemisphere is called by its region alone.
+
+    Examples
+    --------
+    >>> query_names(xr.DataArray([0, 0], dims="query", coords={
+    ...     "roi": ("query", ["FFA", "IT"]), "hemisphere": ("query", ["left", "none"])}))
+    ['FFA left', 'IT']
+    """
+    pairs = zip(queries.roi.values, queries.hemisphere.values, strict=True)
+    return [str(roi) if side == "none" else f"{roi} {side}" for roi, side in pairs]
+
+
+def _label_rows(axes: Axes, names: list[str]) -> None:
+    # A name of any length comes from a file; the tables give it in full.
+    shown = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
+    axes.set_yticks(range(len(names)), shown)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    axes.set_axisbelow(True)
+
+
+def _finish_bar(bar: Colorbar, label: str) -> None:
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(length=2, labelsize=8.5)
+    bar.set_label(label, size=9)

@@ -1,0 +1,1005 @@
+"""Reports: one self-contained HTML page per run, readable on a phone, in light and in dark."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import xarray as xr
+from numpy.typing import NDArray
+
+from neuroattn import __version__
+from neuroattn._checks import check_shape
+from neuroattn.analyses import figures
+from neuroattn.results import replacing
+
+
+@dataclass(frozen=True)
+class Paragraph:
+    """Plain text; with ``paste`` one click selects all of it."""
+
+    kind: ClassVar[str] = "paragraph"
+    text: str
+    paste: bool = False
+
+
+@dataclass(frozen=True)
+class Chart:
+    """An SVG from :func:`neuroattn.analyses.figures.to_svg` with a title and what its intervals are."""
+
+    svg: str
+    title: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Charts side by side where the page is wide enough."""
+
+    kind: ClassVar[str] = "figures"
+    charts: Sequence[Chart]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Text of a table with an optional note in small print."""
+
+    text: str
+    note: str = ""
+    strong: bool = False
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under named columns; ``folded`` hides them behind their caption."""
+
+    kind: ClassVar[str] = "table"
+    caption: str
+    columns: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    folded: bool = False
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Names and values."""
+
+    kind: ClassVar[str] = "pairs"
+    rows: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True)
+class Bullets:
+    """A list of sentences."""
+
+    kind: ClassVar[str] = "bullets"
+    items: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A publication and its DOI."""
+
+    text: str
+    doi: str = ""
+
+
+@dataclass(frozen=True)
+class References:
+    """Numbered publications."""
+
+    kind: ClassVar[str] = "references"
+    references: Sequence[Reference]
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One number of the summary."""
+
+    name: str
+    value: str
+    note: str = ""
+
+
+Block = Paragraph | Figures | Table | Pairs | Bullets | References
+
+
+@dataclass(frozen=True)
+class Section:
+    """A heading and what stands under it."""
+
+    title: str
+    blocks: Sequence[Block]
+
+
+def render_report(
+    path: str | Path,
+    *,
+    title: str,
+    subtitle: str,
+    summary: Sequence[str],
+    sections: Sequence[Section],
+    facts: Sequence[Fact] = (),
+    banner: str | None = None,
+) -> None:
+    """Write a report as one HTML file that loads nothing from elsewhere.
+
+    Parameters
+    ----------
+    path : str or Path
+        Whole or absent: an error leaves what was there.
+    title, subtitle : str
+    summary : sequence of str
+        Paragraphs that say what was found, above everything else.
+    sections : sequence of Section
+        Sections without blocks are left out.
+    facts : sequence of Fact
+        The few numbers to remember.
+    banner : str, optional
+        What a reader must know before any number.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> page = Path(tempfile.mkdtemp()) / "report.html"
+    >>> render_report(page, title="Run 1", subtitle="ridge", summary=["r < 1."],
+    ...               sections=[Section("Data", [Paragraph("Two sessions.")])])
+    >>> "<p>r &lt; 1.</p>" in page.read_text(encoding="utf-8")
+    True
+    """
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+    from markupsafe import Markup
+
+    environment = Environment(
+        loader=PackageLoader("neuroattn.analyses"), autoescape=True, undefined=StrictUndefined
+    )
+    # Only drawings made here are markup; every other text is escaped.
+    environment.filters["drawing"] = Markup
+    page = environment.get_template("report.html").render(
+        title=title,
+        subtitle=subtitle,
+        summary=summary,
+        sections=[section for section in sections if section.blocks],
+        facts=facts,
+        banner=banner,
+        theme=figures.THEME,
+        version=__version__,
+    )
+    with replacing(path) as temporary:
+        temporary.write_text(page, encoding="utf-8")
+
+
+def seed_agreement(attention: xr.DataArray, *, different_images: bool = False) -> xr.DataArray:
+    """Return how alike the attention maps of different seeds are.
+
+    Parameters
+    ----------
+    attention : DataArray, dims (seed, stimulus, query, y, x)
+    different_images : bool, default False
+        Compare each map with another seed's map of the next image. This is the null: agreement that is no
+        higher than this comes from a place that all images share and not from the image.
+
+    Returns
+    -------
+    DataArray, dims (query)
+        Pearson correlation over (y, x), averaged over pairs of seeds and over stimuli; from -1 to 1. NaN with
+        one seed, where every map is constant and, with ``different_images``, with one stimulus.
+
+    Examples
+    --------
+    >>> maps = np.random.default_rng(0).random((1, 4, 1, 6, 6))
+    >>> maps = np.concatenate([maps, 2 * maps])
+    >>> attention = xr.DataArray(maps, dims=("seed", "stimulus", "query", "y", "x"))
+    >>> seed_agreement(attention).round(2).values
+    array([1.])
+    >>> bool(abs(seed_agreement(attention, different_images=True)) < 0.5)
+    True
+    """
+    check_shape("attention", attention, "seed", "stimulus", "query", "y", "x")
+    maps = attention.transpose("seed", "stimulus", "query", "y", "x").values.astype(np.float64)
+    maps = maps.reshape(*maps.shape[:3], -1)
+    maps = maps - maps.mean(-1, keepdims=True)
+    length = np.linalg.norm(maps, axis=-1, keepdims=True)
+    unit = np.divide(maps, length, out=np.full_like(maps, np.nan), where=length > 1e-12)
+    n_seeds, n_stimuli, n_queries = unit.shape[:3]
+    agreement = np.full(n_queries, np.nan)
+    if n_seeds > 1 and (n_stimuli > 1 or not different_images):
+        second = np.roll(unit, 1, axis=1) if different_images else unit
+        pairs = [(unit[i] * second[j]).sum(-1) for i, j in itertools.combinations(range(n_seeds), 2)]
+        values = np.stack(pairs).reshape(-1, n_queries)
+        finite = np.isfinite(values).any(0)
+        agreement[finite] = np.nanmean(values[:, finite], axis=0)
+    coords = {name: coord for name, coord in attention.coords.items() if coord.dims == ("query",)}
+    return xr.DataArray(agreement, dims="query", coords=coords, name="seed_agreement")
+
+
+_SCORES = ("correlation", "noise_ceiling", "membership", "hemisphere", "unit_kind", "vertex_index")
+_ROI_SCORES = (
+    *("n_units", "n_dropped", "best_baseline", "difference", "difference_ci"),
+    *(f"{score}{part}" for score in figures.SCORE_LABELS for part in ("", "_median", "_ci", "_shuffled")),
+)
+
+
+def write_encoder_report(
+    path: str | Path,
+    *,
+    scores: xr.Dataset,
+    roi_scores: xr.Dataset,
+    config: Mapping[str, Any],
+    attention: xr.DataArray | None = None,
+    images: NDArray[np.uint8] | None = None,
+    truth: xr.Dataset | None = None,
+    surface: str | None = None,
+) -> None:
+    """Write the report of a comparison of encoders.
+
+    Parameters
+    ----------
+    path : str or Path
+    scores : Dataset, dims (subject, model, seed, unit)
+        ``correlation`` (subject, model, seed, unit) and ``noise_ceiling`` (subject, unit) with coordinates
+        ``membership`` (roi, unit), ``hemisphere``, ``unit_kind`` and ``vertex_index``; attributes
+        ``simulated`` (0 or 1), ``seed`` and ``min_ceiling``.
+    roi_scores : Dataset, dims (model, roi, bound)
+        Per region: ``n_units`` and ``n_dropped`` (roi), the latter without a usable ceiling; ``<score>``,
+        ``<score>_median`` and ``<score>_shuffled`` (model, roi) and ``<score>_ci`` (model, roi, bound) for
+        ``correlation`` and ``r2_over_ceiling``; ``best_baseline`` (roi), ``difference`` (model, roi) and
+        ``difference_ci`` (model, roi, bound), NaN for models that are baselines themselves. The region "all"
+        holds every unit. A region without units is NaN.
+    config : mapping
+        What was run; each of ``command``, ``dataset``, ``backbone``, ``layer``, ``split``, ``seeds``,
+        ``epochs``, ``n_train``, ``n_test``, ``n_bootstrap``, ``notes`` (list of str), ``versions`` (dict),
+        ``durations`` (dict of seconds) and ``not_applicable`` (dict of model to reason) is shown if present.
+    attention : DataArray, dims (seed, stimulus, query, y, x), optional
+        Averaged over heads, with coordinates ``roi`` and ``hemisphere`` along ``query`` and ids along
+        ``stimulus``.
+    images : uint8 array, shape (stimulus, y, x, 3), optional
+        The stimuli of ``attention``; without them the maps stand alone.
+    truth : Dataset, optional
+        Planted parameters of a simulated subject: ``kind`` (roi); with ``object_mask``
+        (stimulus, category, y, x) and ``cue`` (roi), the category that drives each region or "", the cued
+        objects are outlined and the attention on them is measured.
+    surface : {"fsaverage", "fsaverage5"}, optional
+        Mesh that ``vertex_index`` counts. Units of other meshes and without one are drawn against their
+        noise ceilings instead.
+
+    Examples
+    --------
+    ``neuroattn fit-encoder --demo`` writes one.
+    """
+    for name, table, needed in (("scores", scores, _SCORES), ("roi_scores", roi_scores, _ROI_SCORES)):
+        for variable in needed:
+            if variable not in table.variables:
+                raise ValueError(f"{name} must have {variable!r}, got {', '.join(map(str, table.variables))}")
+    model = contender(roi_scores)
+    simulated = bool(scores.attrs.get("simulated", 0))
+    sections = [
+        Section("Accuracy by region", _accuracy(scores, roi_scores, config)),
+        Section("Against the best baseline", _comparison(roi_scores, model, config)),
+        Section("Unit by unit", _units(scores, roi_scores, model, surface)),
+        Section("What the regions attend to", _attention(roi_scores, model, attention, images, truth)),
+        Section("What was planted, what was found", _planted(roi_scores, model, attention, truth)),
+        Section("What was run", _run(scores, roi_scores, config)),
+        Section("Methods, ready to paste", _methods(scores, roi_scores, config, surface)),
+    ]
+    banner = "The responses are simulated. Nothing here is evidence about real brains." if simulated else None
+    n_subjects = scores.sizes.get("subject", 1)
+    subtitle = [
+        str(config["dataset"]) if "dataset" in config else "",
+        f"{n_subjects} subject{'s' if n_subjects > 1 else ''}",
+        f"{_count(roi_scores)} {_unit_word(scores)}",
+        f"seed {scores.attrs['seed']}" if "seed" in scores.attrs else "",
+    ]
+    render_report(
+        path,
+        title="Encoding models compared",
+        subtitle=" · ".join(filter(None, subtitle)),
+        banner=banner,
+        summary=[*summarise(roi_scores), *_planted_summary(roi_scores, model, truth)],
+        facts=_facts(roi_scores, model),
+        sections=sections,
+    )
+
+
+def contender(roi_scores: xr.Dataset) -> str | None:
+    """Return the model that is compared with the best other one, or None where nothing is compared.
+
+    Examples
+    --------
+    >>> contender(xr.Dataset({"difference": (("model", "roi"), [[np.nan], [0.1]])},
+    ...                      {"model": ["ridge", "attention"]}))
+    'attention'
+    """
+    compared = np.isfinite(roi_scores.difference.transpose("model", "roi").values).any(1)
+    return str(roi_scores.model.values[compared][0]) if compared.any() else None
+
+
+def verdicts(roi_scores: xr.Dataset) -> dict[str, str]:
+    """Return, for each region that was compared, the model whose advantage has an interval beyond zero.
+
+    Parameters
+    ----------
+    roi_scores : Dataset
+        As in :func:`write_encoder_report`.
+
+    Returns
+    -------
+    dict of str to str
+        Region to model: the contender, its best baseline, or "" where the interval holds zero.
+
+    Examples
+    --------
+    >>> scores = xr.Dataset(
+    ...     {"difference": (("model", "roi"), [[-0.2, 0.1]]),
+    ...      "difference_ci": (("model", "roi", "bound"), [[[-0.3, -0.1], [-0.05, 0.2]]]),
+    ...      "best_baseline": ("roi", ["ridge", "ridge"])},
+    ...     {"model": ["attention"], "roi": ["V1", "FFA"], "bound": ["low", "high"]})
+    >>> verdicts(scores)
+    {'V1': 'ridge', 'FFA': ''}
+    """
+    model = contender(roi_scores)
+    if model is None:
+        return {}
+    found: dict[str, str] = {}
+    table = roi_scores.sel(model=model)
+    low, high = table.difference_ci.transpose("bound", "roi").values
+    for i, roi in enumerate(table.roi.values):
+        if np.isfinite(low[i]) and np.isfinite(high[i]):
+            baseline = str(table.best_baseline.values[i])
+            found[str(roi)] = model if low[i] > 0 else baseline if high[i] < 0 else ""
+    return found
+
+
+def summarise(roi_scores: xr.Dataset) -> list[str]:
+    """Say in which regions the contender wins, in which a baseline does, and in which neither.
+
+    Examples
+    --------
+    >>> scores = xr.Dataset(
+    ...     {"difference": (("model", "roi"), [[-0.2, 0.1]]),
+    ...      "difference_ci": (("model", "roi", "bound"), [[[-0.3, -0.1], [-0.05, 0.2]]]),
+    ...      "best_baseline": ("roi", ["ridge", "ridge"])},
+    ...     {"model": ["attention"], "roi": ["V1", "FFA"], "bound": ["low", "high"]})
+    >>> print(summarise(scores)[0])
+    The attention model predicts better than the best baseline in no region. A baseline predicts better in
+    1 of 2 regions: V1 (ridge). Neither is clearly better in 1 of 2: FFA.
+    """
+    model = contender(roi_scores)
+    found = {roi: winner for roi, winner in verdicts(roi_scores).items() if roi != "all"}
+    if model is None or not found:
+        return ["No model was compared with a baseline in this run."]
+    won = [roi for roi, winner in found.items() if winner == model]
+    lost = [f"{roi} ({winner})" for roi, winner in found.items() if winner not in ("", model)]
+    even = [roi for roi, winner in found.items() if not winner]
+    n = len(found)
+    parts = [
+        f"The {model} model predicts better than the best baseline in "
+        + (f"{len(won)} of {n} regions: {', '.join(won)}." if won else "no region."),
+        "A baseline predicts better in "
+        + (f"{len(lost)} of {n} regions: {', '.join(lost)}." if lost else "no region."),
+    ]
+    if even:
+        parts.append(f"Neither is clearly better in {len(even)} of {n}: {', '.join(even)}.")
+    return [" ".join(parts)]
+
+
+def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
+    interval = _interval(config)
+    chart = Chart(
+        figures.to_svg(
+            figures.plot_roi_scores(roi_scores), "Correlation of every model in every region, with intervals"
+        ),
+        "Correlation by region.",
+        f"Mean over the units of each region of the correlation between predicted and measured responses to "
+        f"test images. {interval} Ticks: the same with the test images shuffled.",
+    )
+    charts, tables = [chart], [_score_table(roi_scores, "correlation", "Correlation r by region and model.")]
+    if np.isfinite(roi_scores.r2_over_ceiling.values).any():
+        least = scores.attrs.get("min_ceiling")
+        rule = f" of at least {least:g}" if least is not None else ""
+        charts.append(
+            Chart(
+                figures.to_svg(
+                    figures.plot_roi_scores(roi_scores, "r2_over_ceiling"),
+                    "Squared correlation relative to the noise ceiling of every model in every region",
+                ),
+                "Share of the explainable variance.",
+                f"sign(r) r² divided by the noise ceiling, mean over units with a ceiling{rule}; not "
+                "clipped, so that single units may exceed 1. Intervals and ticks as in the figure before; "
+                "the ceiling itself is taken as known.",
+            )
+        )
+        tables.append(_score_table(roi_scores, "r2_over_ceiling", "r² / noise ceiling by region and model."))
+        last: list[Block] = []
+    else:
+        last = [Paragraph("The noise ceiling of these responses is unknown, so r is not divided by it.")]
+    return [Figures(charts), *last, *tables, _control_table(scores, roi_scores)]
+
+
+def _score_table(roi_scores: xr.Dataset, score: str, caption: str) -> Table:
+    models = [str(model) for model in roi_scores.model.values]
+    ceiling = score == "r2_over_ceiling"
+    rows = []
+    for roi in roi_scores.roi.values:
+        region = roi_scores.sel(roi=roi)
+        n_units, n_dropped = int(region.n_units), int(region.n_dropped)
+        counts = [Cell(f"{n_units:,}")]
+        if ceiling:
+            counts = [Cell(f"{n_units - n_dropped:,}"), Cell(f"{n_dropped:,}")]
+        values = region[score].values
+        best = np.nanmax(values) if np.isfinite(values).any() else np.nan
+        cells = []
+        for model, value in zip(models, values, strict=True):
+            low, high = region[f"{score}_ci"].sel(model=model).values
+            if np.isfinite(value):
+                strong = bool(value == best and low > 0)
+                cells.append(Cell(_number(value), f"{_number(low)} to {_number(high)}", strong))
+            else:
+                cells.append(Cell("", _absent(n_units, n_dropped, ceiling)))
+        rows.append([Cell(str(roi)), *counts, *cells])
+    columns = ["Region", "Units kept", "Dropped", *models] if ceiling else ["Region", "Units", *models]
+    caption += (
+        " In small print the 95 % interval. Bold is the highest value of a row where its interval lies above "
+        "zero; it is no test against the others."
+    )
+    if ceiling:
+        caption += " Dropped are units without a usable noise ceiling."
+    return Table(caption, columns, rows)
+
+
+def _control_table(scores: xr.Dataset, roi_scores: xr.Dataset) -> Table:
+    models = [str(model) for model in roi_scores.model.values]
+    rows = []
+    spread = _seed_spread(scores)
+    for roi in roi_scores.roi.values:
+        for model in models:
+            cell = roi_scores.sel(roi=roi, model=model)
+            if int(cell.n_units) == 0:
+                continue
+            rows.append(
+                [
+                    Cell(str(roi)),
+                    Cell(model),
+                    Cell(_number(float(cell.correlation_median))),
+                    Cell(_number(float(cell.correlation_shuffled), 3)),
+                    Cell(_number(float(cell.r2_over_ceiling_median))),
+                    Cell(_number(float(cell.r2_over_ceiling_shuffled), 3)),
+                    Cell(_number(spread.get((str(roi), model), np.nan), 3)),
+                ]
+            )
+    return Table(
+        "Medians over units, the control with shuffled test images, and the spread of mean r over seeds.",
+        ["Region", "Model", "Median r", "Shuffled r", "Median r²/NC", "Shuffled r²/NC", "SD of r over seeds"],
+        rows,
+        folded=True,
+    )
+
+
+def _seed_spread(scores: xr.Dataset) -> dict[tuple[str, str], float]:
+    """Return the standard deviation over seeds of the mean correlation, by region and model."""
+    r = scores.correlation
+    if scores.sizes["seed"] < 2:
+        return {}
+    regions = {"all": np.ones(scores.sizes["unit"], bool)}
+    for roi in scores.roi.values:
+        regions[str(roi)] = scores.membership.sel(roi=roi).values.astype(bool)
+    spread = {}
+    for roi, members in regions.items():
+        if members.any():
+            inside = r.isel(unit=np.flatnonzero(members)).mean(["subject", "unit"])
+            for model in scores.model.values:
+                spread[roi, str(model)] = float(inside.sel(model=model).std("seed", ddof=1))
+    return spread
+
+
+def _comparison(roi_scores: xr.Dataset, model: str | None, config: Mapping[str, Any]) -> list[Block]:
+    if model is None:
+        return []
+    chart = Chart(
+        figures.to_svg(
+            figures.plot_differences(roi_scores, model),
+            f"Difference in correlation between the {model} model and the best other model, by region",
+        ),
+        "Difference to the best baseline.",
+        f"Correlation of the {model} model minus that of the baseline with the highest correlation in the "
+        f"region (named at the right), on the same test images. {_interval(config)} Filled where the "
+        f"interval lies beyond zero: to the right the {model} model predicts better, to the left the "
+        "baseline. The baseline is chosen on these test images, which favours it; intervals are not "
+        "corrected for the number of regions.",
+    )
+    found = verdicts(roi_scores)
+    rows = []
+    for roi, winner in found.items():
+        cell = roi_scores.sel(roi=roi, model=model)
+        low, high = cell.difference_ci.values
+        rows.append(
+            [
+                Cell(roi),
+                Cell(str(cell.best_baseline.item())),
+                Cell(_number(float(cell.difference), 3, signed=True)),
+                Cell(f"{_number(low, 3, signed=True)} to {_number(high, 3, signed=True)}"),
+                Cell(winner or "neither"),
+            ]
+        )
+    table = Table(
+        f"r of the {model} model minus r of the best baseline.",
+        ["Region", "Best baseline", "Difference", "95 % interval", "Better"],
+        rows,
+    )
+    return [Figures([chart]), table]
+
+
+def _units(scores: xr.Dataset, roi_scores: xr.Dataset, model: str | None, surface: str | None) -> list[Block]:
+    r = scores.correlation.mean([d for d in scores.correlation.dims if d not in ("model", "unit")])
+    shown = model or str(roi_scores.model.values[0])
+    baseline = str(roi_scores.best_baseline.sel(roi="all").item()) if model is not None else None
+    kind = _unit_word(scores)
+    if surface in ("fsaverage", "fsaverage5") and figures.on_surface(scores).any():
+        n_placed, n_units = int(figures.on_surface(scores).sum()), scores.sizes["unit"]
+        place = "Lateral, medial and ventral views of inflated fsaverage5; grey is cortex without units."
+        if n_placed < n_units:
+            place += f" {n_placed:,} of {n_units:,} vertices lie on this coarser mesh."
+        charts = [
+            Chart(
+                figures.to_svg(
+                    figures.plot_surfaces(r.sel(model=shown), label=f"Correlation r, {shown}"),
+                    f"Correlation of the {shown} model on the cortical surface",
+                ),
+                f"Correlation of the {shown} model.",
+                place,
+            )
+        ]
+        if baseline is not None:
+            charts.append(
+                Chart(
+                    figures.to_svg(
+                        figures.plot_surfaces(
+                            r.sel(model=shown) - r.sel(model=baseline),
+                            label=f"r of {shown} − r of {baseline}",
+                            diverging=True,
+                        ),
+                        f"Correlation of the {shown} model minus that of {baseline} on the cortical surface",
+                    ),
+                    f"Difference to {baseline}.",
+                    f"Orange where the {shown} model predicts better, purple where {baseline} does, which is "
+                    "the best baseline over all units. Single vertices are noisy; the intervals are by "
+                    "region.",
+                )
+            )
+        return [Figures(charts)]
+    models = [shown] if baseline is None else [shown, baseline]
+    ceiling = scores.noise_ceiling.mean([d for d in scores.noise_ceiling.dims if d != "unit"])
+    known = bool(np.isfinite(ceiling.values).any())
+    chart = Chart(
+        figures.to_svg(
+            figures.plot_unit_scores(r.sel(model=models), ceiling), f"Correlation of each of the {kind}"
+        ),
+        f"Correlation of single {kind}.",
+        "Each mark is one unit; on the grey diagonal a model would explain all that the noise allows."
+        if known
+        else f"Number of {kind} by correlation; their noise ceiling is unknown.",
+    )
+    return [Figures([chart])]
+
+
+def _attention(
+    roi_scores: xr.Dataset,
+    model: str | None,
+    attention: xr.DataArray | None,
+    images: NDArray[np.uint8] | None,
+    truth: xr.Dataset | None,
+) -> list[Block]:
+    if attention is None:
+        return []
+    n_shown = min(4, attention.sizes["stimulus"])
+    agreement = seed_agreement(attention)
+    null = seed_agreement(attention, different_images=True)
+    outlines = _outlines(attention, truth)
+    rois, rule = _shown_rois(roi_scores, model, attention)
+    wanted = [int(i) for roi in rois for i in np.flatnonzero(attention.roi.values == roi)]
+    panels = []
+    for side in ("left", "right", "none"):
+        queries = [i for i in wanted if attention.hemisphere.values[i] == side]
+        if queries:
+            panels.append(queries)
+    limit = figures.attention_limit(attention.isel(query=wanted, stimulus=slice(n_shown)))
+    charts: list[Chart] = []
+    for queries in panels:
+        part = attention.isel(query=queries, stimulus=slice(n_shown))
+        notes = None
+        if np.isfinite(agreement.values[queries]).any():
+            notes = [f"seeds agree {_number(agreement.values[i])}" for i in queries]
+        side = str(attention.hemisphere.values[queries[0]])
+        where = "" if side == "none" else f", {side} hemisphere"
+        caption = (
+            f"The first {n_shown} of {attention.sizes['stimulus']} test images with maps. Colour: mean over "
+            f"{_plural(attention.sizes['seed'], 'seed')} and over heads, as a multiple of uniform attention"
+            + (", clear at 1 or below. " if images is not None else ". ")
+            + rule
+        )
+        if notes is not None:
+            caption += " Above each column the mean correlation between the maps of two seeds."
+        if outlines is not None and outlines[:n_shown, queries].any():
+            caption += " Outlined in cyan: the object that drives the region in the simulation."
+        svg = figures.to_svg(
+            figures.plot_attention(
+                part,
+                images=None if images is None else images[:n_shown],
+                outlines=None if outlines is None else outlines[:n_shown, queries],
+                notes=notes,
+                limit=limit,
+            ),
+            f"Attention of {', '.join(figures.query_names(part))} over test images",
+        )
+        if charts:
+            caption = "As in the figure before."
+        charts.append(Chart(svg, f"Attention maps{where}.", caption))
+    blocks: list[Block] = [Figures(charts)]
+    if np.isfinite(agreement.values).any():
+        chart = Chart(
+            figures.to_svg(
+                figures.plot_seed_agreement(agreement, null), "Agreement of attention maps between seeds"
+            ),
+            "Agreement between seeds.",
+            "Pearson correlation between the maps of two seeds, mean over pairs of "
+            f"{_plural(attention.sizes['seed'], 'seed')} and "
+            f"{_plural(attention.sizes['stimulus'], 'image')}. Hollow: maps of two different images. Where "
+            "hollow and filled agree alike, the map is a place that all images share and not an answer to "
+            "the image. A map shows what a fitted model reads, not what a brain does.",
+        )
+        blocks.append(Figures([chart]))
+    else:
+        blocks.append(Paragraph("With one seed the agreement of these maps is unknown."))
+    return blocks
+
+
+def _shown_rois(roi_scores: xr.Dataset, model: str | None, attention: xr.DataArray) -> tuple[list[str], str]:
+    """Regions whose maps are shown, at most three, and the sentence that says how they were chosen."""
+    rois = list(dict.fromkeys(str(roi) for roi in attention.roi.values))
+    if len(rois) <= 3:
+        return rois, ""
+    if model is None:
+        return rois[:3], f"The first 3 of {len(rois)} regions."
+    gain = {roi: float(roi_scores.difference.sel(model=model, roi=roi)) for roi in rois}
+    order = sorted((roi for roi in rois if np.isfinite(gain[roi])), key=lambda roi: -gain[roi])
+    return [*order[:2], *order[2:][-1:]], (
+        f"Of {len(rois)} regions, the two where the {model} model gains most over the best baseline and the "
+        "one where it gains least."
+    )
+
+
+def _outlines(attention: xr.DataArray, truth: xr.Dataset | None) -> NDArray[np.bool_] | None:
+    """Object that drives each query's region in each image, shape (stimulus, query, y, x)."""
+    if truth is None or "object_mask" not in truth or "cue" not in truth:
+        return None
+    masks = truth.object_mask.sel(stimulus=attention.stimulus.values)
+    masks = masks.transpose("stimulus", "category", "y", "x")
+    categories = [str(category) for category in masks.category.values]
+    cues = {str(roi): str(truth.cue.sel(roi=roi).item()) for roi in truth.roi.values}
+    out = np.zeros((masks.shape[0], attention.sizes["query"], *masks.shape[2:]), bool)
+    for i, roi in enumerate(attention.roi.values):
+        cue = cues.get(str(roi), "")
+        if cue in categories:
+            out[:, i] = masks.values[:, categories.index(cue)]
+    return out
+
+
+#: Models that a planted kind of response should favour; none for noise.
+EXPECTED = {
+    "routed": ("attention",),
+    "pooled-linear": ("pooled-ridge",),
+    "retinotopic": ("ridge", "factorized"),
+    "noise": (),
+}
+
+
+_OUTCOMES = {
+    "as planted": "as planted",
+    "undecided": "undecided",
+    "missed": "otherwise",
+    "false alarm": "with a false alarm",
+}
+
+
+def _planted_outcomes(
+    roi_scores: xr.Dataset, model: str | None, truth: xr.Dataset | None
+) -> list[tuple[str, str, str, str, str]]:
+    """Region, planted kind, expected model, better model, outcome."""
+    if truth is None or "kind" not in truth or model is None:
+        return []
+    found = verdicts(roi_scores)
+    present = {str(name) for name in roi_scores.model.values}
+    outcomes = []
+    for roi in truth.roi.values:
+        kind = str(truth.kind.sel(roi=roi).item())
+        if str(roi) not in found or kind not in EXPECTED:
+            continue
+        expected = [name for name in EXPECTED[kind] if name in present]
+        low = roi_scores.correlation_ci.sel(roi=roi, bound="low").values
+        predicted = bool((low > 0).any())
+        baseline = str(roi_scores.best_baseline.sel(roi=roi).item())
+        if not predicted:
+            better, outcome = "none predicts above chance", "as planted" if kind == "noise" else "missed"
+        elif kind == "noise":
+            better, outcome = found[str(roi)] or f"{model} or {baseline}", "false alarm"
+        elif not expected:
+            better, outcome = found[str(roi)] or f"{model} or {baseline}", "not tested"
+        elif not found[str(roi)]:
+            better, outcome = f"{model} or {baseline}, not clear", "undecided"
+        else:
+            better = found[str(roi)]
+            outcome = "as planted" if better in expected else "missed"
+        outcomes.append((str(roi), kind, " or ".join(expected) or "none", better, outcome))
+    return outcomes
+
+
+def _planted_summary(roi_scores: xr.Dataset, model: str | None, truth: xr.Dataset | None) -> list[str]:
+    outcomes = _planted_outcomes(roi_scores, model, truth)
+    if not outcomes:
+        return []
+    n_tested = sum(outcome != "not tested" for *_, outcome in outcomes)
+    parts = []
+    for result, words in _OUTCOMES.items():
+        rois = [roi for roi, *_, outcome in outcomes if outcome == result]
+        if rois:
+            parts.append(f"{words} in {len(rois)} of {n_tested} ({', '.join(rois)})")
+    return (
+        [f"The simulation planted which model should win. The comparison came out {'; '.join(parts)}."]
+        if parts
+        else []
+    )
+
+
+def _planted(
+    roi_scores: xr.Dataset, model: str | None, attention: xr.DataArray | None, truth: xr.Dataset | None
+) -> list[Block]:
+    outcomes = _planted_outcomes(roi_scores, model, truth)
+    if not outcomes:
+        return []
+    on_object = _attention_on_objects(attention, truth)
+    marks = {"as planted": "✓ ", "missed": "✗ ", "false alarm": "✗ "}
+    columns = ["Region", "Planted", "Should win", "Better here", "Outcome"]
+    if on_object:
+        columns.append("Attention on the cued object")
+    rows = []
+    for roi, kind, expected, better, outcome in outcomes:
+        row = [Cell(text) for text in (roi, kind, expected, better, marks.get(outcome, "– ") + outcome)]
+        if on_object:
+            row.append(Cell(f"{on_object[roi]:.1f} × uniform") if roi in on_object else Cell(""))
+        rows.append(row)
+    caption = (
+        "A model is better where the 95 % interval of the difference in r lies beyond zero, as compared "
+        "above. A region of pure noise counts as planted when no model's interval lies above zero."
+    )
+    return [Table(caption, columns, rows)]
+
+
+def _attention_on_objects(attention: xr.DataArray | None, truth: xr.Dataset | None) -> dict[str, float]:
+    """Mean attention on the cued object as a multiple of uniform attention, by region."""
+    outlines = None if attention is None else _outlines(attention, truth)
+    if attention is None or outlines is None:
+        return {}
+    maps = figures.relative_attention(attention)
+    rows = np.arange(outlines.shape[2]) * maps.shape[2] // outlines.shape[2]
+    columns = np.arange(outlines.shape[3]) * maps.shape[3] // outlines.shape[3]
+    fine = maps[:, :, rows][..., columns]
+    found: dict[str, float] = {}
+    for roi in dict.fromkeys(attention.roi.values):
+        here = attention.roi.values == roi
+        if outlines[:, here].any():
+            found[str(roi)] = float(fine[:, here][outlines[:, here]].mean())
+    return found
+
+
+def _run(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
+    durations, skipped = config.get("durations", {}), config.get("not_applicable", {})
+    rows = [
+        ("Data", config.get("dataset")),
+        ("Subjects", _join(scores.subject.values) if "subject" in scores.coords else None),
+        ("Responses", "simulated" if scores.attrs.get("simulated", 0) else "measured"),
+        ("Units", f"{_count(roi_scores)} {_unit_word(scores)}"),
+        ("Backbone", config.get("backbone")),
+        ("Layer", config.get("layer")),
+        ("Split", config.get("split")),
+        ("Training images", config.get("n_train")),
+        ("Test images", config.get("n_test")),
+        ("Models", _join(roi_scores.model.values)),
+        ("Not applicable", "; ".join(f"{name}: {reason}" for name, reason in skipped.items()) or None),
+        ("Seeds", _join(np.atleast_1d(config["seeds"])) if "seeds" in config else None),
+        ("Epochs", config.get("epochs")),
+        ("Bootstrap resamples", config.get("n_bootstrap")),
+        ("Least noise ceiling", scores.attrs.get("min_ceiling")),
+        ("Time", ", ".join(f"{name} {seconds:.0f} s" for name, seconds in durations.items()) or None),
+        ("Versions", _versions(config) or None),
+        ("Command", config.get("command")),
+    ]
+    blocks: list[Block] = [Pairs([(name, str(value)) for name, value in rows if value is not None])]
+    if config.get("notes"):
+        blocks.append(Paragraph("Notes from reading the data:"))
+        blocks.append(Bullets([str(note) for note in config["notes"]]))
+    return blocks
+
+
+_ENCODERS = Reference(
+    "Adeli H, Sun M, Kriegeskorte N (2025). Transformer brain encoders explain human high-level visual "
+    "responses. arXiv:2505.17329.",
+    "10.48550/arXiv.2505.17329",
+)
+_HIMALAYA = Reference(
+    "Dupré la Tour T, Eickenberg M, Nunez-Elizalde AO, Gallant JL (2022). Feature-space selection with "
+    "banded ridge regression. NeuroImage 264:119728.",
+    "10.1016/j.neuroimage.2022.119728",
+)
+_FACTORISED = Reference(
+    "Klindt DA, Ecker AS, Euler T, Bethge M (2017). Neural system identification for large populations "
+    "separating “what” and “where”. Advances in Neural Information Processing Systems 30. arXiv:1711.02653.",
+    "10.48550/arXiv.1711.02653",
+)
+_PROBING = Reference(
+    "Psomas B, Christopoulos D, Baltzi E, Kakogeorgiou I, Aravanis T, Komodakis N, Karantzalos K, Avrithis "
+    "Y, Tolias G (2025). Attention, please! Revisiting attentive probing through the lens of efficiency. "
+    "arXiv:2506.10178.",
+    "10.48550/arXiv.2506.10178",
+)
+_NSD = Reference(
+    "Allen EJ, St-Yves G, Wu Y, et al. (2022). A massive 7T fMRI dataset to bridge cognitive neuroscience "
+    "and artificial intelligence. Nature Neuroscience 25:116–126.",
+    "10.1038/s41593-021-00962-x",
+)
+_NILEARN = Reference(
+    "Abraham A, Pedregosa F, Eickenberg M, et al. (2014). Machine learning for neuroimaging with "
+    "scikit-learn. Frontiers in Neuroinformatics 8:14.",
+    "10.3389/fninf.2014.00014",
+)
+#: How the methods paragraph names each model, and whom it cites.
+_MODELS = {
+    "attention": (
+        "a transformer brain encoder, in which a learned query per region attends to image tokens",
+        _ENCODERS,
+    ),
+    "ridge": ("ridge regression on all features with the penalty chosen by cross-validation", _HIMALAYA),
+    "pooled-ridge": ("ridge regression on spatially averaged features", _HIMALAYA),
+    "factorized": ("a factorised readout with separate spatial and feature weights", _FACTORISED),
+    "probe": ("an attentive probe", _PROBING),
+}
+
+
+def _methods(
+    scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any], surface: str | None
+) -> list[Block]:
+    references: list[Reference] = []
+
+    def cite(reference: Reference) -> str:
+        if reference not in references:
+            references.append(reference)
+        return f"[{references.index(reference) + 1}]"
+
+    names = [str(model) for model in roi_scores.model.values]
+    models = [
+        f"{_MODELS[name][0]} ({name}) {cite(_MODELS[name][1])}" if name in _MODELS else name for name in names
+    ]
+    simulated = bool(scores.attrs.get("simulated", 0))
+    data = f" ({config['dataset']})" if "dataset" in config else ""
+    source = f" from features of {config['backbone']}" if "backbone" in config else ""
+    if "layer" in config:
+        source += f", layer {config['layer']}"
+    text = [
+        f"{'Simulated responses' if simulated else 'Responses'} of {_count(roi_scores)} {_unit_word(scores)} "
+        f"in {_plural(scores.sizes.get('subject', 1), 'subject')}{data} were predicted{source} by "
+        f"{_join(models)}."
+    ]
+    if "n_train" in config and "n_test" in config:
+        split = f" ({config['split']})" if "split" in config else ""
+        text.append(
+            f"Models were fitted to {config['n_train']} images and tested on {config['n_test']} other "
+            f"images{split}; no image was in both."
+        )
+    text.append(
+        "Accuracy is the Pearson correlation r between predicted and measured responses over test images, "
+        "averaged over the units of a region."
+    )
+    if scores.sizes.get("seed", 1) > 1:
+        text.append(f"Models with random starts were fitted with {scores.sizes['seed']} seeds.")
+    if np.isfinite(roi_scores.r2_over_ceiling.values).any():
+        least = scores.attrs.get("min_ceiling")
+        rule = f", for units whose ceiling was at least {least:g}" if least is not None else ""
+        text.append(
+            f"We also report sign(r) r² divided by the noise ceiling {cite(_NSD)}, without clipping{rule}."
+        )
+    text.append(
+        f"Intervals are 95 % percentile bootstraps over test images{_resamples(config)}, with all units of a "
+        "region resampled together and the fitted models held fixed; they cover neither subjects nor seeds. "
+        "The null was obtained by shuffling test images."
+    )
+    if contender(roi_scores) is not None:
+        text.append(
+            f"The {contender(roi_scores)} model was compared with the best baseline of each region by the "
+            "same bootstrap of the difference in r; the baseline was chosen on the test images, and "
+            "intervals were not corrected for the number of regions."
+        )
+    if surface is not None and figures.on_surface(scores).any():
+        text.append(f"Surfaces were drawn with nilearn {cite(_NILEARN)} on fsaverage5.")
+    seeds = f"; seeds {_join(np.atleast_1d(config['seeds']))}" if "seeds" in config else ""
+    versions = _versions(config)
+    text.append(f"Software: neuroattn {__version__}{f', {versions}' if versions else ''}{seeds}.")
+    return [Paragraph(" ".join(text), paste=True), References(references)]
+
+
+def _facts(roi_scores: xr.Dataset, model: str | None) -> list[Fact]:
+    whole = roi_scores.sel(roi="all")
+    if model is None:
+        return [
+            _fact(whole, str(name), "correlation", f"r, {name}, all units") for name in whole.model.values
+        ]
+    baseline = str(whole.best_baseline.item())
+    cell = whole.sel(model=model)
+    low, high = cell.difference_ci.values
+    facts = [
+        _fact(whole, model, "correlation", f"r, {model}, all units"),
+        _fact(whole, baseline, "correlation", f"r, {baseline}, the best baseline"),
+        Fact(
+            "Difference in r",
+            _number(float(cell.difference), signed=True),
+            f"{_number(low, signed=True)} to {_number(high, signed=True)}",
+        ),
+    ]
+    if np.isfinite(float(cell.r2_over_ceiling)):
+        facts.append(_fact(whole, model, "r2_over_ceiling", f"r² / noise ceiling, {model}"))
+    return facts
+
+
+def _fact(whole: xr.Dataset, model: str, score: str, name: str) -> Fact:
+    cell = whole.sel(model=model)
+    low, high = cell[f"{score}_ci"].values
+    return Fact(name, _number(float(cell[score])), f"{_number(low)} to {_number(high)}")
+
+
+def _number(value: float, digits: int = 2, *, signed: bool = False) -> str:
+    if not np.isfinite(value):
+        return "–"
+    text = f"{value:{'+' if signed else ''}.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("+-")
+    return text.replace("-", "−")
+
+
+def _absent(n_units: int, n_dropped: int, ceiling: bool) -> str:
+    if n_units == 0:
+        return "no units"
+    return "no usable ceiling" if ceiling and n_dropped == n_units else "–"
+
+
+def _interval(config: Mapping[str, Any]) -> str:
+    n_test = f"the {config['n_test']} " if "n_test" in config else ""
+    return f"Lines: 95 % percentile bootstrap over {n_test}test images{_resamples(config)}."
+
+
+def _resamples(config: Mapping[str, Any]) -> str:
+    return f" ({config['n_bootstrap']:,} resamples)" if "n_bootstrap" in config else ""
+
+
+def _versions(config: Mapping[str, Any]) -> str:
+    versions = config.get("versions", {})
+    return ", ".join(f"{name} {version}" for name, version in versions.items() if name != "neuroattn")
+
+
+def _count(roi_scores: xr.Dataset) -> str:
+    return f"{int(roi_scores.n_units.sel(roi='all')):,}"
+
+
+def _unit_word(scores: xr.Dataset) -> str:
+    words = {"vertex": "vertices", "voxel": "voxels", "neuron": "neurons"}
+    return _join(words[str(kind)] for kind in np.unique(scores.unit_kind.values))
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _join(names: Iterable[Any]) -> str:
+    listed = [str(name) for name in names]
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}"

@@ -1,0 +1,92 @@
+"""The fsaverage surfaces: meshes that are at hand offline, and values placed on their vertices."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+
+from neuroattn._checks import check_option, check_shape
+
+# Vertices of one hemisphere. The meshes are nested icospheres: vertex i is one point in all that have it.
+MESH_SIZES = {"fsaverage5": 10_242, "fsaverage": 163_842}
+
+_MESH_FILES = {
+    "infl": "inflated",
+    "pial": "pial",
+    "flat": "flat",
+    "white": "white_matter",
+    "sphere": "sphere",
+}
+
+
+def fsaverage5_mesh(hemisphere: str, kind: str = "infl") -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+    """Return one hemisphere of fsaverage5, from the files that nilearn brings along.
+
+    Parameters
+    ----------
+    hemisphere : {"left", "right"}
+    kind : {"infl", "pial", "flat", "white", "sphere"}, default "infl"
+
+    Returns
+    -------
+    coordinates : array, shape (vertex, 3)
+        Millimetres; 10,242 vertices.
+    faces : array, shape (face, 3)
+        Indices of vertices. The flat mesh is cut and has fewer faces.
+
+    Examples
+    --------
+    >>> coordinates, faces = fsaverage5_mesh("left")
+    >>> coordinates.shape, faces.shape
+    ((10242, 3), (20480, 3))
+    """
+    check_option("hemisphere", hemisphere, ("left", "right"))
+    check_option("kind", kind, _MESH_FILES)
+    from nilearn.datasets import load_fsaverage
+
+    mesh: Any = load_fsaverage("fsaverage5")[_MESH_FILES[kind]].parts[hemisphere]
+    return np.asarray(mesh.coordinates, np.float32), np.asarray(mesh.faces, np.int32)
+
+
+def to_surface(
+    values: ArrayLike, rois: xr.DataArray, mesh: str = "fsaverage5"
+) -> dict[str, NDArray[np.float32]]:
+    """Place one value of each unit on the vertices of a surface.
+
+    fsaverage5 is the first 10,242 vertices of fsaverage, so units at full resolution are shown on it as the
+    subset whose ``vertex_index`` is below 10,242 (one in sixteen); nothing is smoothed or interpolated.
+
+    Parameters
+    ----------
+    values : array, shape (unit,)
+    rois : DataArray, dims (roi, unit)
+        Gives ``hemisphere`` and ``vertex_index`` of each unit, on fsaverage or fsaverage5.
+    mesh : {"fsaverage5", "fsaverage"}, default "fsaverage5"
+
+    Returns
+    -------
+    dict of str to array, shape (vertex,)
+        For "left" and "right", NaN where there is no unit. Units without a vertex are left out.
+
+    Examples
+    --------
+    >>> from neuroattn.results import label_rois
+    >>> rois = label_rois({"V1": [True, True]}, hemisphere=["left", "right"], unit_kind="vertex",
+    ...                   vertex_index=[7, 20_000])
+    >>> maps = to_surface([0.5, 0.25], rois)
+    >>> float(maps["left"][7]), bool(np.isnan(maps["right"]).all())
+    (0.5, True)
+    """
+    values = np.asarray(values)
+    check_shape("values", values, rois.sizes["unit"])
+    check_option("mesh", mesh, MESH_SIZES)
+    sides, index = rois.hemisphere.values, rois.vertex_index.values
+    maps = {}
+    for side in ("left", "right"):
+        here = (sides == side) & (index >= 0) & (index < MESH_SIZES[mesh])
+        maps[side] = np.full(MESH_SIZES[mesh], np.nan, np.float32)
+        maps[side][index[here]] = values[here]
+    return maps
