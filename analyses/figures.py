@@ -43,7 +43,7 @@ THEME = {
 _MODELS = [light for role, (light, _) in THEME.items() if role.startswith("model-")]
 _MARKERS = "osDv^PX"
 _INK, _MUTED, _RULE, _PAPER = (THEME[role][0] for role in ("ink", "muted", "rule", "paper"))
-_WIDTH = 4.7  # inches of a panel; at 10 points its text reads 13 px on a desktop and 10 px on a phone
+_WIDTH = 4.4  # inches of a panel: its 9 and 10 points are 12 and 13 px on a desktop, 10 and 11 px on a phone
 _STYLE: Any = {
     "font.size": 10,
     "axes.titlesize": 10,
@@ -232,15 +232,13 @@ def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
     low, high = table.difference_ci.transpose("bound", "roi").values
     figure = Figure(figsize=(_WIDTH, 0.8 + 0.3 * max(len(value), 1)))
     axes = figure.add_subplot()
-    above, below = low > 0, high < 0
-    for chosen, colour, face in (
-        (above, _MODELS[0], _MODELS[0]),
-        (below, _MODELS[1], _MODELS[1]),
-        (~(above | below), _MUTED, _PAPER),
-    ):
-        y = np.flatnonzero(chosen)
-        axes.hlines(y, low[chosen], high[chosen], color=colour, lw=1.6)
-        axes.plot(value[chosen], y, "o", color=colour, mfc=face, ms=5.5, mew=1.3)
+    models = [str(name) for name in roi_scores.model.values]
+    for row, baseline in enumerate(table.best_baseline.values):
+        winner = model if low[row] > 0 else str(baseline) if high[row] < 0 else None
+        colour = _MUTED if winner is None else _MODELS[models.index(winner) % len(_MODELS)]
+        axes.hlines(row, low[row], high[row], color=colour, lw=1.6)
+        face = _PAPER if winner is None else colour
+        axes.plot(value[row], row, "o", color=colour, mfc=face, ms=5.5, mew=1.3)
     axes.axvline(0, color=_INK, lw=0.8)
     _label_rows(axes, [str(roi) for roi in table.roi.values])
     for row, name in enumerate(table.best_baseline.values):
@@ -310,7 +308,7 @@ def plot_surfaces(
         here = shown & (values.hemisphere.values == side)
         painted[values.vertex_index.values[here]] = values.values[here]
         for column, view in enumerate(("lateral", "medial", "ventral")):
-            box = (0.325 * column - 0.01, 0.38 - 0.405 * row, 0.395, 0.64)
+            box = (0.01 + 0.315 * column, 0.465 - 0.345 * row, 0.365, 0.57)
             axes = figure.add_axes(box, projection="3d")
             with warnings.catch_warnings():  # a face with no painted corner has no mean, as intended
                 warnings.filterwarnings("ignore", "Mean of empty slice", RuntimeWarning)
@@ -322,9 +320,9 @@ def plot_surfaces(
             axes.patch.set_visible(False)
             axes.collections[0].set_rasterized(True)
             if row == 0:
-                figure.text(0.19 + 0.325 * column, 0.99, view, ha="center", va="top", size=9, color=_MUTED)
-        figure.text(0.0, 0.7 - 0.405 * row, side, rotation=90, ha="left", va="center", size=9, color=_MUTED)
-    place = figure.add_axes((0.31, 0.13, 0.4, 0.025))
+                figure.text(0.195 + 0.315 * column, 0.99, view, ha="center", va="top", size=9, color=_MUTED)
+        figure.text(0.0, 0.75 - 0.345 * row, side, rotation=90, ha="left", va="center", size=9, color=_MUTED)
+    place = figure.add_axes((0.31, 0.155, 0.4, 0.025))
     bar = figure.colorbar(ScalarMappable(norm, cmap), cax=place, orientation="horizontal")
     _finish_bar(bar, label)
     return figure
@@ -480,7 +478,7 @@ def plot_attention(
         axes.spines[:].set_visible(False)
     for column, title in enumerate(titles):
         note = "" if notes is None else f"\n{notes[column]}"
-        grid[0, column + first].set_title(f"{title}{note}", size=8.5)
+        grid[0, column + first].set_title(f"{_shortened(title, 15)}{note}", size=8.5)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     low = 0 if images is None else 1
     colours = cmap if images is None else ListedColormap(cmap(np.linspace(0.15, 1, 128)))
@@ -566,13 +564,16 @@ def query_names(queries: xr.DataArray) -> list[str]:
 
 
 def _label_rows(axes: Axes, names: list[str]) -> None:
-    # A name of any length comes from a file; the tables give it in full.
-    shown = [name if len(name) <= 20 else f"{name[:19]}…" for name in names]
-    axes.set_yticks(range(len(names)), shown)
+    axes.set_yticks(range(len(names)), [_shortened(name, 20) for name in names])
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.tick_params(axis="y", length=0)
     axes.grid(axis="x")
     axes.set_axisbelow(True)
+
+
+def _shortened(name: str, length: int) -> str:
+    # A name of any length comes from a file; the tables give it in full.
+    return name if len(name) <= length else f"{name[: length - 1]}…"
 
 
 def _finish_bar(bar: Colorbar, label: str) -> None:

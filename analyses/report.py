@@ -269,7 +269,23 @@ def write_encoder_report(
 
     Examples
     --------
-    ``neuroattn fit-encoder --demo`` writes one.
+    >>> import tempfile
+    >>> scores = xr.Dataset(
+    ...     {"correlation": (("subject", "model", "seed", "unit"), [[[[0.5, 0.3]]]]),
+    ...      "noise_ceiling": (("subject", "unit"), [[0.6, 0.5]])},
+    ...     {"subject": ["monkey 1"], "model": ["ridge"], "seed": [0], "roi": ["V4"],
+    ...      "membership": (("roi", "unit"), [[True, True]]), "hemisphere": ("unit", ["none"] * 2),
+    ...      "unit_kind": ("unit", ["neuron"] * 2), "vertex_index": ("unit", [-1, -1])})
+    >>> table = {"n_units": ("roi", [2, 2]), "n_dropped": ("roi", [0, 0]), "best_baseline": ("roi", ["", ""])}
+    >>> for name, value in {"correlation": 0.4, "r2_over_ceiling": 0.3, "difference": np.nan}.items():
+    ...     for part in ("", "_median", "_shuffled"):
+    ...         table[name + part] = ("model", "roi"), [[value, value]]
+    ...     table[name + "_ci"] = ("model", "roi", "bound"), [[[value - 0.1, value + 0.1]] * 2]
+    >>> roi_scores = xr.Dataset(table, {"model": ["ridge"], "roi": ["all", "V4"], "bound": ["low", "high"]})
+    >>> page = Path(tempfile.mkdtemp()) / "report.html"
+    >>> write_encoder_report(page, scores=scores, roi_scores=roi_scores, config={"n_test": 50})
+    >>> "95 % percentile bootstrap over the 50 test images" in page.read_text(encoding="utf-8")
+    True
     """
     for name, table, needed in (("scores", scores, _SCORES), ("roi_scores", roi_scores, _ROI_SCORES)):
         for variable in needed:
@@ -395,7 +411,8 @@ def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, A
         ),
         "Correlation by region.",
         f"Mean over the units of each region of the correlation between predicted and measured responses to "
-        f"test images. {interval} Ticks: the same with the test images shuffled.",
+        f"test images. {interval} They cover neither subjects nor seeds. Ticks: the same with the test "
+        "images shuffled.",
     )
     charts, tables = [chart], [_score_table(roi_scores, "correlation", "Correlation r by region and model.")]
     if np.isfinite(roi_scores.r2_over_ceiling.values).any():
@@ -502,7 +519,7 @@ def _comparison(roi_scores: xr.Dataset, model: str | None, config: Mapping[str, 
     chart = Chart(
         figures.to_svg(
             figures.plot_differences(roi_scores, model),
-            f"Difference in correlation between the {model} model and the best other model, by region",
+            f"Difference in correlation between the {model} model and the best baseline, by region",
         ),
         "Difference to the best baseline.",
         f"Correlation of the {model} model minus that of the baseline with the highest correlation in the "
@@ -612,7 +629,7 @@ def _attention(
         part = attention.isel(query=queries, stimulus=slice(n_shown))
         notes = None
         if np.isfinite(agreement.values[queries]).any():
-            notes = [f"seeds agree {_number(agreement.values[i])}" for i in queries]
+            notes = [f"seeds {_number(agreement.values[i])}" for i in queries]
         side = str(attention.hemisphere.values[queries[0]])
         where = "" if side == "none" else f", {side} hemisphere"
         caption = (
@@ -622,7 +639,9 @@ def _attention(
             + rule
         )
         if notes is not None:
-            caption += " Above each column the mean correlation between the maps of two seeds."
+            caption += (
+                " Above each column, after “seeds”: the mean correlation between the maps of two seeds."
+            )
         if outlines is not None and outlines[:n_shown, queries].any():
             caption += " Outlined in cyan: the object that drives the region in the simulation."
         svg = figures.to_svg(
@@ -662,11 +681,17 @@ def _shown_rois(roi_scores: xr.Dataset, model: str | None, attention: xr.DataArr
     rois = list(dict.fromkeys(str(roi) for roi in attention.roi.values))
     if len(rois) <= 3:
         return rois, ""
-    if model is None:
+    gain = {}
+    if model is not None:
+        for roi, value in zip(
+            roi_scores.roi.values, roi_scores.difference.sel(model=model).values, strict=True
+        ):
+            if str(roi) in rois and np.isfinite(value):
+                gain[str(roi)] = float(value)
+    if len(gain) < 3:
         return rois[:3], f"The first 3 of {len(rois)} regions."
-    gain = {roi: float(roi_scores.difference.sel(model=model, roi=roi)) for roi in rois}
-    order = sorted((roi for roi in rois if np.isfinite(gain[roi])), key=lambda roi: -gain[roi])
-    return [*order[:2], *order[2:][-1:]], (
+    order = sorted(gain, key=lambda roi: -gain[roi])
+    return [*order[:2], order[-1]], (
         f"Of {len(rois)} regions, the two where the {model} model gains most over the best baseline and the "
         "one where it gains least."
     )
@@ -746,12 +771,11 @@ def _planted_summary(roi_scores: xr.Dataset, model: str | None, truth: xr.Datase
     for result, words in _OUTCOMES.items():
         rois = [roi for roi, *_, outcome in outcomes if outcome == result]
         if rois:
-            parts.append(f"{words} in {len(rois)} of {n_tested} ({', '.join(rois)})")
-    return (
-        [f"The simulation planted which model should win. The comparison came out {'; '.join(parts)}."]
-        if parts
-        else []
-    )
+            named = "" if result == "as planted" else f" ({', '.join(rois)})"
+            parts.append(f"{words} in {len(rois)} of {n_tested}{named}")
+    if not parts:
+        return []
+    return [f"The simulation planted which model should win. The comparison came out {'; '.join(parts)}."]
 
 
 def _planted(
@@ -943,8 +967,8 @@ def _facts(roi_scores: xr.Dataset, model: str | None) -> list[Fact]:
         _fact(whole, baseline, "correlation", f"r, {baseline}, the best baseline"),
         Fact(
             "Difference in r",
-            _number(float(cell.difference), signed=True),
-            f"{_number(low, signed=True)} to {_number(high, signed=True)}",
+            _number(float(cell.difference), 3, signed=True),
+            f"{_number(low, 3, signed=True)} to {_number(high, 3, signed=True)}",
         ),
     ]
     if np.isfinite(float(cell.r2_over_ceiling)):

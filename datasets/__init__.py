@@ -4,7 +4,9 @@ if __name__ != "neuroattn.datasets":
     raise ImportError("import neuroattn.datasets; the top-level folder datasets/ is not a package of its own")
 
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
-from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, content_ids
+from neuroattn.datasets.arrays import inspect_arrays, load_arrays
+from neuroattn.datasets.export import export_map
+from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, Rows, content_ids
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
 
@@ -15,10 +17,14 @@ __all__ = [
     "Images",
     "Recording",
     "Responses",
+    "Rows",
     "content_ids",
+    "export_map",
     "fsaverage5_mesh",
     "inspect_algonauts",
+    "inspect_arrays",
     "load_algonauts",
+    "load_arrays",
     "split_stimuli",
     "to_surface",
     "write_algonauts",

@@ -31,7 +31,7 @@ ROI_CLASSES = {
 _SIDES = {"left": "lh", "right": "rh"}
 _SPLITS = {"train": "training", "test": "test"}
 _N_VERTICES = MESH_SIZES["fsaverage"]
-_N_ROWS = 512  # rows read or written at a time: about 80 MB of a full subject
+_N_ROWS = 256  # rows written at a time: about 40 MB of a full subject
 
 
 def load_algonauts(root: str | Path, subject: int) -> Recording:
@@ -102,7 +102,7 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
     membership = _read_rois(folder, sizes)
     ceiling = _read_ceiling(folder, sizes)
 
-    keep = np.flatnonzero(_finite_units(blocks))
+    keep = np.flatnonzero(~Responses(blocks).gaps()[1])
     n_dropped = sum(sizes) - len(keep)
     if not len(keep):
         raise ValueError(f"{folder} must have a vertex whose responses are all numbers, got none")
@@ -338,17 +338,6 @@ def _list_images(folder: Path, split: str) -> tuple[list[Path], list[str]]:
                 f"{images} must number its images by ascending nsd id, found {path.name} after {before:05d}"
             )
     return [path for _, _, path in found], [f"nsd-{nsd:05d}" for _, nsd, _ in found]
-
-
-def _finite_units(blocks: list[list[NDArray[Any]]]) -> NDArray[np.bool_]:
-    """Tell the units whose responses are all numbers, reading a few rows at a time."""
-    finite = np.ones(sum(block.shape[1] for block in blocks[0]), dtype=bool)
-    for row in blocks:
-        for start in range(0, len(row[0]), _N_ROWS):
-            finite &= np.concatenate(
-                [np.isfinite(block[start : start + _N_ROWS]).all(axis=0) for block in row]
-            )
-    return finite
 
 
 def _list_classes(folder: Path) -> list[str]:

@@ -187,8 +187,62 @@ class Responses:
             out[here] = table if self.units is None else table[:, self.units]
         return out
 
+    def gaps(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
+        """Find what is not a number, reading a few rows at a time.
+
+        Returns
+        -------
+        rows : bool array, shape (stimulus,)
+            Stimuli without a single number.
+        units : bool array, shape (unit,)
+            Units without a number for some stimulus.
+
+        Examples
+        --------
+        >>> rows, units = Responses([[np.array([[1.0, np.nan], [2.0, 3.0]], "f4")]]).gaps()
+        >>> rows.tolist(), units.tolist()
+        ([False, False], [False, True])
+        """
+        rows, units = np.zeros(self.shape[0], dtype=bool), np.zeros(self.shape[1], dtype=bool)
+        for start in range(0, len(self), 256):
+            chunk = slice(start, start + 256)
+            finite = np.isfinite(self[chunk])
+            rows[chunk] = ~finite.any(axis=1)
+            units |= ~finite.all(axis=0)
+        return rows, units
+
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
         return self[:].astype(dtype or np.float32, copy=False)
+
+
+class Rows:
+    """Some rows of a table, read when they are asked for.
+
+    Parameters
+    ----------
+    table : array-like with rows
+        For instance :class:`Responses`, a feature store, or :class:`ImageFiles`.
+    rows : int array, shape (row,)
+
+    Examples
+    --------
+    >>> Rows(np.arange(10), np.array([2, 4, 6]))[1:]
+    array([4, 6])
+    """
+
+    def __init__(self, table: Any, rows: NDArray[np.intp]) -> None:
+        self.table, self.rows = table, np.asarray(rows)
+        self.shape = (len(self.rows), *table.shape[1:])
+        self.dtype = table.dtype
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        return np.asarray(self.table[self.rows[rows]])
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
 
 
 @dataclass(frozen=True)

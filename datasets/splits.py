@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+
+from neuroattn._checks import check_shape
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,9 @@ def split_stimuli(stimulus_ids: ArrayLike, spec: str | Path, *, test: ArrayLike 
             raise ValueError(
                 "split 'given' needs a data set with a partition of its own; use 'test=N,seed=S'"
             )
-        return [_fold(ids, 0, 0, np.asarray(test, dtype=bool))]
+        given = np.asarray(test, dtype=bool)
+        check_shape("test", given, len(ids))
+        return [_fold(ids, 0, 0, given)]
     options = _parse(str(spec))
     if options is None:
         return [_fold_from_file(ids, Path(spec))]
@@ -101,16 +104,21 @@ def _number(spec: str | Path, text: str) -> int:
     return int(text)
 
 
-def _seeds(spec: str | Path, text: str) -> Iterator[int]:
+def _seeds(spec: str | Path, text: str) -> list[int]:
+    seeds: set[int] = set()
     for part in text.split("+"):
         low, dash, high = part.partition("-")
-        yield from range(_number(spec, low), _number(spec, high if dash else low) + 1)
+        first, last = _number(spec, low), _number(spec, high if dash else low)
+        if last < first:
+            raise ValueError(f"split {str(spec)!r} must count seeds upwards, got {part!r}")
+        seeds.update(range(first, last + 1))
+    return sorted(seeds)
 
 
 def _fold(ids: NDArray[np.str_], seed: int, fold: int, test: NDArray[np.bool_]) -> Fold:
     shared = np.intersect1d(ids[test], ids[~test])
     if len(shared):
-        raise ValueError(f"split puts stimulus {shared[0]!r} and {len(shared) - 1} others on both sides")
+        raise ValueError(f"split puts stimulus {str(shared[0])!r} and {len(shared) - 1} others on both sides")
     if test.all() or not test.any():
         raise ValueError("split must leave stimuli on both sides, got an empty one")
     return Fold(seed, fold, np.flatnonzero(~test), np.flatnonzero(test))
@@ -131,12 +139,12 @@ def _fold_from_file(ids: NDArray[np.str_], path: Path) -> Fold:
     both = np.intersect1d(sides["train"], sides["test"])
     if len(both):
         raise ValueError(
-            f"split file {path} lists stimulus {both[0]!r} and {len(both) - 1} others on both sides"
+            f"split file {path} lists stimulus {str(both[0])!r} and {len(both) - 1} others on both sides"
         )
     for side, listed in sides.items():
         unknown = np.setdiff1d(listed, ids)
         if len(unknown):
-            raise ValueError(f"split file {path} lists unknown {side} stimulus {unknown[0]!r}")
+            raise ValueError(f"split file {path} lists unknown {side} stimulus {str(unknown[0])!r}")
         if not len(listed):
             raise ValueError(f"split file {path} has no {side} stimuli")
     rows = {side: np.flatnonzero(np.isin(ids, listed)) for side, listed in sides.items()}

@@ -8,7 +8,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
-from neuroattn._checks import check_option, check_shape
+from neuroattn._checks import check_option, check_range, check_shape
 
 # Vertices of one hemisphere. The meshes are nested icospheres: vertex i is one point in all that have it.
 MESH_SIZES = {"fsaverage5": 10_242, "fsaverage": 163_842}
@@ -52,7 +52,7 @@ def fsaverage5_mesh(hemisphere: str, kind: str = "infl") -> tuple[NDArray[np.flo
 
 
 def to_surface(
-    values: ArrayLike, rois: xr.DataArray, mesh: str = "fsaverage5"
+    values: ArrayLike, rois: xr.DataArray, n_vertices: int = MESH_SIZES["fsaverage5"]
 ) -> dict[str, NDArray[np.float32]]:
     """Place one value of each unit on the vertices of a surface.
 
@@ -63,13 +63,14 @@ def to_surface(
     ----------
     values : array, shape (unit,)
     rois : DataArray, dims (roi, unit)
-        Gives ``hemisphere`` and ``vertex_index`` of each unit, on fsaverage or fsaverage5.
-    mesh : {"fsaverage5", "fsaverage"}, default "fsaverage5"
+        Gives ``hemisphere`` and ``vertex_index`` of each unit.
+    n_vertices : int, default 10242
+        Vertices of one hemisphere of the mesh.
 
     Returns
     -------
     dict of str to array, shape (vertex,)
-        For "left" and "right", NaN where there is no unit. Units without a vertex are left out.
+        For "left" and "right", NaN where there is no unit. Units without a vertex on the mesh are left out.
 
     Examples
     --------
@@ -82,11 +83,11 @@ def to_surface(
     """
     values = np.asarray(values)
     check_shape("values", values, rois.sizes["unit"])
-    check_option("mesh", mesh, MESH_SIZES)
+    check_range("n_vertices", n_vertices, 1)
     sides, index = rois.hemisphere.values, rois.vertex_index.values
     maps = {}
     for side in ("left", "right"):
-        here = (sides == side) & (index >= 0) & (index < MESH_SIZES[mesh])
-        maps[side] = np.full(MESH_SIZES[mesh], np.nan, np.float32)
+        here = (sides == side) & (index >= 0) & (index < n_vertices)
+        maps[side] = np.full(n_vertices, np.nan, np.float32)
         maps[side][index[here]] = values[here]
     return maps

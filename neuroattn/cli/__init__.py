@@ -1,0 +1,41 @@
+"""The ``neuroattn`` command: parsing and printing only."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+
+from neuroattn import __version__
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Attention models of neuroscience and cognitive science.",
+)
+make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in the layouts of real ones.")
+app.add_typer(make_data_app, name="make-data")
+
+
+@app.callback(invoke_without_command=True)
+def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+def main() -> None:
+    """Run the command; bad input ends with one line and exit code 2."""
+    from neuroattn.cli import fit_encoder, make_data  # noqa: F401 (each registers its verb)
+
+    try:
+        app()
+    except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
+        message = " ".join(str(error).split()) or type(error).__name__
+        typer.echo(f"Error: {message}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("Interrupted; finished work is kept, --resume continues", err=True)
+        sys.exit(130)

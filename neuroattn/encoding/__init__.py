@@ -1,0 +1,30 @@
+"""Brain encoders: from images to responses of fMRI vertices, voxels or neurons."""
+
+from neuroattn.encoding.backbones import Backbone, load_backbone
+from neuroattn.encoding.estimators import Encoder, PooledRidgeEncoder, RidgeEncoder, load_encoder
+from neuroattn.encoding.features import (
+    FeatureDataset,
+    FeatureStore,
+    extract_features,
+)
+from neuroattn.encoding.network_encoders import BrainEncoder, FactorizedEncoder, NetworkEncoder, ProbeEncoder
+from neuroattn.encoding.networks import EncoderOutput
+from neuroattn.encoding.reference import load_reference
+
+__all__ = [
+    "Backbone",
+    "BrainEncoder",
+    "Encoder",
+    "EncoderOutput",
+    "FactorizedEncoder",
+    "FeatureDataset",
+    "FeatureStore",
+    "NetworkEncoder",
+    "PooledRidgeEncoder",
+    "ProbeEncoder",
+    "RidgeEncoder",
+    "extract_features",
+    "load_backbone",
+    "load_encoder",
+    "load_reference",
+]

@@ -71,13 +71,16 @@ def test_empty_regions_say_why():
     assert texts == ["no usable ceiling", "no units"]
 
 
-def test_differences_are_sorted_with_all_first_and_coloured_by_their_interval():
+def test_differences_are_sorted_with_all_first_and_coloured_by_the_winner():
     axes = figures.plot_differences(make_scores(), "attention").axes[0]
     assert labels(axes) == ["all", "FFA", "V1"]
-    above, below, neither = axes.lines[:3]
-    np.testing.assert_allclose(above.get_xdata(), [0.2])
-    np.testing.assert_allclose(below.get_xdata(), [-0.1])
-    np.testing.assert_allclose(neither.get_xdata(), [0.05])
+    # Each row in the colour of the model that wins it, hollow grey where none does.
+    neither, attention, ridge = axes.lines[:3]
+    np.testing.assert_allclose([line.get_xdata()[0] for line in axes.lines[:3]], [0.05, 0.2, -0.1])
+    theme = {role: light for role, (light, _) in figures.THEME.items()}
+    assert attention.get_markerfacecolor() == theme["model-0"]
+    assert ridge.get_markerfacecolor() == theme["model-1"]
+    assert neither.get_markerfacecolor() == theme["paper"]
 
 
 def test_surfaces_show_values_only_on_their_vertices():

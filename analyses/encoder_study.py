@@ -1,0 +1,604 @@
+"""Fit encoders to one recording, score them side by side, and write everything a reader needs."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import xarray as xr
+from numpy.typing import NDArray
+
+from neuroattn import __version__
+from neuroattn._checks import check_option, check_range
+from neuroattn.analyses.report import write_encoder_report
+from neuroattn.datasets import Fold, Recording, Rows, split_stimuli
+from neuroattn.datasets.export import export_map
+from neuroattn.encoding import (
+    Backbone,
+    BrainEncoder,
+    Encoder,
+    FactorizedEncoder,
+    NetworkEncoder,
+    PooledRidgeEncoder,
+    ProbeEncoder,
+    RidgeEncoder,
+    extract_features,
+)
+from neuroattn.metrics import (
+    bootstrap_correlation,
+    pearson_r,
+    r2_over_ceiling,
+    r2_over_ceiling_algonauts,
+    roi_summary,
+    shuffled_correlation,
+)
+from neuroattn.results import provenance, replacing, write_json, write_netcdf
+
+MODELS: dict[str, type[Encoder]] = {
+    "attention": BrainEncoder,
+    "ridge": RidgeEncoder,
+    "pooled-ridge": PooledRidgeEncoder,
+    "factorized": FactorizedEncoder,
+    "probe": ProbeEncoder,
+}
+N_RESAMPLES = 1000
+N_SHUFFLES = 100
+N_MAPS = 32  # test images whose attention is kept
+
+Progress = Callable[[str, int, int], None]
+"""Called with a stage, the steps done and the steps in all."""
+
+
+def run_encoder_study(
+    recording: Recording,
+    out: str | Path,
+    *,
+    models: Sequence[str] = tuple(MODELS),
+    options: Mapping[str, Mapping[str, Any]] | None = None,
+    backbone: Backbone | None = None,
+    pool: int | None = None,
+    cache: str | Path | None = None,
+    split: str | Path = "given",
+    seed: int = 0,
+    n_seeds: int = 1,
+    min_ceiling: float = 0.1,
+    export: str | None = None,
+    device: str = "auto",
+    resume: bool = False,
+    progress: Progress | None = None,
+    command: str = "",
+) -> xr.Dataset:
+    """Fit, predict, score and report.
+
+    Every model is fitted to the training stimuli of every fold and scored on stimuli it has not seen. Folds of a
+    k-fold split give one out-of-fold prediction a stimulus; they are scored as deviations from the mean of their
+    training responses, which otherwise would correlate negatively with what is held out.
+
+    Parameters
+    ----------
+    recording : Recording
+        Rows of one stimulus are averaged first.
+    out : str or Path
+        Folder for ``scores.nc``, ``roi_scores.nc``, ``attention.nc``, ``predictions.zarr``, ``report.html`` and a
+        folder ``models/NAME/seed-S/fold-F`` with ``model.safetensors`` and ``config.json`` for every fit.
+    models : sequence of {"attention", "ridge", "pooled-ridge", "factorized", "probe"}
+    options : mapping of model to parameters, optional
+        Parameters other than the defaults, for instance ``{"attention": {"layers": 2}}``.
+    backbone : Backbone, optional
+        Turns the recording's images into features; None takes the recording's features.
+    pool : int, optional
+        Average the tokens to ``pool`` x ``pool`` first.
+    cache : str or Path, optional
+        Folder of stored features; default ``features`` in ``out``.
+    split : str or Path
+        See :func:`neuroattn.datasets.split_stimuli`.
+    seed, n_seeds : int
+        Seeds ``seed .. seed + n_seeds - 1`` for networks on a fixed partition. A k-fold split brings its own seeds.
+    min_ceiling : float, default 0.1
+        Units with a lower noise ceiling have no ``r2_over_ceiling``.
+    export : {"gifti", "mgh", "nifti"}, optional
+        Also write maps of the scores.
+    device : str
+    resume : bool, default False
+        Continue in ``out``: finished fits are kept, an interrupted one goes on where it was.
+    progress : callable, optional
+    command : str
+        Shown in the report.
+
+    Returns
+    -------
+    Dataset
+        ``scores.nc``: dims subject, model, seed, unit, roi, bound.
+
+    Raises
+    ------
+    ValueError
+        If no model applies, or ``out`` holds another study.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.results import label_rois
+    >>> rng = np.random.default_rng(0)
+    >>> X = rng.normal(size=(60, 4, 3, 3)).astype("f4")
+    >>> recording = Recording("demo", X.mean((2, 3)), label_rois({"V4": [True] * 4}, unit_kind="neuron"),
+    ...                       stimulus_ids=np.arange(60).astype(str), features=X)
+    >>> out = Path(tempfile.mkdtemp()) / "study"
+    >>> scores = run_encoder_study(recording, out, models=["pooled-ridge"], split="test=20,seed=0")
+    >>> bool((scores.correlation > 0.95).all()), (out / "report.html").is_file()
+    (True, True)
+    """
+    started = time.monotonic()
+    report_step = progress or (lambda stage, done, total: None)
+    check_range("n_seeds", n_seeds, 1)
+    for name in models:
+        check_option("model", name, MODELS)
+    recording = average_repeats(recording)
+    folds = split_stimuli(recording.stimulus_ids, split, test=recording.test)
+    out = Path(out)
+    config: dict[str, Any] = {
+        "recording": recording.name,
+        "n_stimuli": recording.n_stimuli,
+        "n_units": recording.n_units,
+        "models": list(models),
+        "options": {k: dict(v) for k, v in (options or {}).items()},
+        "backbone": None if backbone is None else backbone.config,
+        "pool": pool,
+        "split": str(split),
+        "seed": seed,
+        "n_seeds": n_seeds,
+        "min_ceiling": min_ceiling,
+    }
+    open_study(out, config, resume)
+
+    features: Any = recording.features
+    if backbone is not None:
+        if recording.images is None:
+            raise ValueError("backbone must be None for a recording without images")
+        features = extract_features(
+            recording.images,
+            backbone,
+            out / "features" if cache is None else Path(cache),
+            pool=pool,
+            progress=lambda done: report_step("features", done, recording.n_stimuli),
+        )
+    elif features is None:
+        raise ValueError("backbone must be given for a recording of images without features")
+    elif pool is not None:
+        features = pool_tokens(np.asarray(features), pool)
+    reasons = {
+        name: "no spatial tokens" for name in models if MODELS[name].needs_tokens and len(features.shape) != 4
+    }
+    applicable = [name for name in models if name not in reasons]
+    if not applicable:
+        raise ValueError(f"model {', '.join(models)} needs spatial tokens, got features of shape {features.shape}")
+
+    seeds = sorted({fold.seed for fold in folds}) if len(folds) > 1 else list(range(seed, seed + n_seeds))
+    shown = shown_stimuli(folds)
+    jobs = [
+        (name, s, fold)
+        for name in applicable
+        for s in seeds
+        for fold in folds
+        if len(folds) == 1 or fold.seed == s
+    ]
+    for i, (name, s, fold) in enumerate(jobs):
+        report_step("fits", i, len(jobs))
+        if len(folds) == 1 and s != seeds[0] and not issubclass(MODELS[name], NetworkEncoder):
+            continue  # a closed-form model on a fixed partition is the same for every seed
+        fit_one(
+            recording,
+            features,
+            fold,
+            model_folder(out, name, s, fold.fold),
+            new_encoder(name, recording, (options or {}).get(name, {}), s, device),
+            shown,
+        )
+    report_step("fits", len(jobs), len(jobs))
+
+    report_step("scores", 0, 1)
+    predictions = collect_predictions(out, recording, folds, applicable, seeds)
+    scores, roi_scores = score_predictions(predictions, recording, folds, min_ceiling=min_ceiling, seed=seed)
+    attention = collect_attention(out, recording, folds, seeds, shown) if "attention" in applicable else None
+    attrs = {**provenance(seed, config), "simulated": int(recording.simulated), "min_ceiling": min_ceiling}
+    for dataset in (scores, roi_scores):
+        dataset.attrs |= attrs
+    with replacing(out / "predictions.zarr") as temporary:
+        predictions.to_dataset().assign_attrs(attrs).to_zarr(temporary, zarr_format=3, consolidated=False)
+    if attention is not None:
+        write_netcdf(out / "attention.nc", attention.assign_attrs(attention.attrs | attrs).to_dataset())
+    write_netcdf(out / "roi_scores.nc", roi_scores)
+    write_netcdf(out / "scores.nc", scores)
+    if export is not None:
+        mean = scores.mean("seed").isel(subject=0)
+        for variable in ("correlation", "r2_over_ceiling"):
+            for name in applicable:
+                values = mean[variable].sel(model=name).values
+                export_map(values, recording, out / "maps" / f"{name}_{variable}", export, name=variable)
+    images = None if recording.images is None else recording.images[shown]
+    write_encoder_report(
+        out / "report.html",
+        scores=scores,
+        roi_scores=roi_scores,
+        attention=attention,
+        images=images,
+        truth=shown_truth(recording, shown),
+        recording=recording,
+        config=config
+        | {
+            "command": command,
+            "not_applicable": {name: f"not applicable: {reason}" for name, reason in reasons.items()},
+            "n_train": int(np.mean([len(f.train) for f in folds])),
+            "n_test": int(np.mean([len(f.test) for f in folds])),
+            "n_folds": len({f.fold for f in folds}),
+            "features": list(features.shape[1:]),
+            "notes": list(recording.notes),
+            "n_resamples": N_RESAMPLES,
+            "n_shuffles": N_SHUFFLES,
+            "seconds": round(time.monotonic() - started, 1),
+            "versions": versions(),
+        },
+    )
+    report_step("scores", 1, 1)
+    return scores
+
+
+def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
+    """Create the folder of a study, or check that it holds the same one.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> out = Path(tempfile.mkdtemp()) / "study"
+    >>> open_study(out, {"seed": 0}, resume=False)
+    >>> open_study(out, {"seed": 1}, resume=True)
+    Traceback (most recent call last):
+    ValueError: out ... holds a study with another seed (0, now 1); choose another folder
+    """
+    stored = out / "config.json"
+    wanted = json.loads(json.dumps(dict(config), default=str))
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out {out} must be a folder, got a file")
+    if stored.is_file():
+        found = json.loads(stored.read_text())
+        if not resume:
+            raise ValueError(f"out {out} holds a study already; give --resume to continue it or another folder")
+        for key in wanted:
+            if found.get(key) != wanted[key]:
+                raise ValueError(
+                    f"out {out} holds a study with another {key} ({found.get(key)}, now {wanted[key]}); "
+                    "choose another folder"
+                )
+        return
+    if out.is_dir() and any(out.iterdir()):
+        raise ValueError(f"out {out} must be empty or hold a study to resume, got other files")
+    out.mkdir(parents=True, exist_ok=True)
+    write_json(stored, wanted)
+
+
+def average_repeats(recording: Recording) -> Recording:
+    """Average rows that show the same stimulus.
+
+    A stimulus never falls on both sides of a split, so this averages within partitions only.
+
+    Examples
+    --------
+    >>> from neuroattn.results import label_rois
+    >>> twice = Recording("a", np.array([[0.0], [2.0], [5.0]], "f4"), label_rois({"V1": [True]}),
+    ...                   stimulus_ids=np.array(["x", "x", "y"]), features=np.zeros((3, 2), "f4"))
+    >>> average_repeats(twice).responses.ravel()
+    array([1., 5.], dtype=float32)
+    """
+    ids, first, row_of = np.unique(recording.stimulus_ids, return_index=True, return_inverse=True)
+    if len(ids) == recording.n_stimuli:
+        return recording
+    if recording.test is not None and any(
+        recording.test[row_of == i].any() != recording.test[row_of == i].all() for i in range(len(ids))
+    ):
+        raise ValueError("recording has a stimulus in its training and its test partition")
+    order = np.sort(first)
+    total = np.zeros((len(ids), recording.n_units))
+    np.add.at(total, np.searchsorted(order, first)[row_of], np.asarray(recording.responses, dtype=np.float64))
+    count = np.bincount(np.searchsorted(order, first)[row_of])[:, None]
+    note = f"{recording.n_stimuli} rows averaged to {len(ids)} stimuli"
+    return replace(
+        recording,
+        responses=(total / count).astype(np.float32),
+        stimulus_ids=recording.stimulus_ids[order],
+        images=None if recording.images is None else recording.images[order],
+        features=None if recording.features is None else recording.features[order],
+        test=None if recording.test is None else recording.test[order],
+        notes=(*recording.notes, note),
+    )
+
+
+def pool_tokens(features: NDArray[Any], pool: int) -> NDArray[np.float32]:
+    """Average tokens to a ``pool`` x ``pool`` grid.
+
+    Examples
+    --------
+    >>> pool_tokens(np.ones((2, 3, 14, 14), "f4"), 7).shape
+    (2, 3, 7, 7)
+    """
+    import torch
+
+    if features.ndim != 4:
+        raise ValueError(f"features must have shape (stimulus, channel, y, x) to be pooled, got {features.shape}")
+    tokens = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+    return torch.nn.functional.adaptive_avg_pool2d(tokens, pool).numpy()
+
+
+def new_encoder(
+    name: str, recording: Recording, options: Mapping[str, Any], seed: int, device: str
+) -> Encoder:
+    """Build an unfitted encoder for the units of a recording."""
+    cls = MODELS[name]
+    if issubclass(cls, NetworkEncoder):
+        return cls(rois=recording.rois, **({"seed": seed, "device": device} | dict(options)))  # type: ignore[call-arg]
+    return cls(**options)
+
+
+def model_folder(out: Path, name: str, seed: int, fold: int) -> Path:
+    """Return the folder of one fit."""
+    return out / "models" / name / f"seed-{seed}" / f"fold-{fold}"
+
+
+def shown_stimuli(folds: Sequence[Fold]) -> NDArray[np.intp]:
+    """Return the rows whose attention is kept: the first ones that are tested."""
+    tested = np.unique(np.concatenate([fold.test for fold in folds]))
+    return tested[:N_MAPS]
+
+
+def fit_one(
+    recording: Recording,
+    features: Any,
+    fold: Fold,
+    folder: Path,
+    encoder: Encoder,
+    shown: NDArray[np.intp],
+) -> None:
+    """Fit one model to one fold unless its folder is there, and store it with its predictions."""
+    if folder.is_dir():
+        return
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    train, responses = rows_of(features, fold.train), rows_of(recording.responses, fold.train)
+    state = folder.with_name(f"{folder.name}.training")
+    if isinstance(encoder, NetworkEncoder):
+        encoder.fit(train, responses, checkpoint=state)
+    else:
+        encoder.fit(train, responses)
+    predicted = encoder.predict(rows_of(features, fold.test))
+    with replacing(folder) as temporary:
+        encoder.save(temporary)
+        np.save(temporary / "predictions.npy", predicted.astype(np.float32))
+        if isinstance(encoder, BrainEncoder) and encoder.readout != "unit":
+            rows = np.intersect1d(fold.test, shown)
+            if len(rows):
+                write_netcdf(temporary / "attention.nc", encoder.attention(features[rows]).to_dataset())
+    shutil.rmtree(state, ignore_errors=True)
+
+
+def rows_of(table: Any, rows: NDArray[np.intp]) -> Any:
+    """Return rows of an array, or a view that reads rows of a store when they are asked for."""
+    return table[rows] if isinstance(table, np.ndarray) else Rows(table, rows)
+
+
+def collect_predictions(
+    out: Path, recording: Recording, folds: Sequence[Fold], models: Sequence[str], seeds: Sequence[int]
+) -> xr.DataArray:
+    """Return held-out predictions, dims (model, seed, stimulus, unit), of all stimuli that were tested."""
+    tested = np.unique(np.concatenate([fold.test for fold in folds]))
+    kfold = len(folds) > 1
+    table = np.full((len(models), len(seeds), len(tested), recording.n_units), np.nan, np.float32)
+    for m, name in enumerate(models):
+        for s, seed in enumerate(seeds):
+            for fold in folds:
+                if kfold and fold.seed != seed:
+                    continue
+                folder = model_folder(out, name, seed, fold.fold)
+                if not folder.is_dir():  # closed form on a fixed partition: one fit serves all seeds
+                    folder = model_folder(out, name, seeds[0], fold.fold)
+                predicted = np.load(folder / "predictions.npy", allow_pickle=False)
+                if kfold:
+                    predicted = predicted - np.asarray(recording.responses[fold.train]).mean(0)
+                table[m, s, np.searchsorted(tested, fold.test)] = predicted
+    return xr.DataArray(
+        table,
+        dims=("model", "seed", "stimulus", "unit"),
+        coords={
+            "model": list(models),
+            "seed": list(seeds),
+            "stimulus": recording.stimulus_ids[tested].astype(str),
+            "row": ("stimulus", tested),
+        },
+        name="prediction",
+        attrs={"units": "units of the responses" + (", minus the mean of training responses" if kfold else "")},
+    )
+
+
+def collect_attention(
+    out: Path, recording: Recording, folds: Sequence[Fold], seeds: Sequence[int], shown: NDArray[np.intp]
+) -> xr.DataArray | None:
+    """Return head-mean maps of held-out stimuli, dims (seed, stimulus, query, y, x), or None where there are none."""
+    per_seed = []
+    for seed in seeds:
+        parts = []
+        for fold in folds:
+            path = model_folder(out, "attention", seed, fold.fold) / "attention.nc"
+            rows = np.intersect1d(fold.test, shown)
+            if (len(folds) == 1 or fold.seed == seed) and len(rows) and path.is_file():
+                parts.append(xr.load_dataset(path, engine="h5netcdf")["attention"].assign_coords(row=("stimulus", rows)))
+        if not parts:
+            return None
+        per_seed.append(xr.concat(parts, dim="stimulus").sortby("row"))
+    attention = xr.concat(per_seed, dim=pd.Index(list(seeds), name="seed"), coords="minimal", compat="override")
+    return attention.assign_coords(stimulus=recording.stimulus_ids[attention["row"].values].astype(str))
+
+
+def score_predictions(
+    predictions: xr.DataArray,
+    recording: Recording,
+    folds: Sequence[Fold],
+    *,
+    min_ceiling: float = 0.1,
+    seed: int = 0,
+) -> tuple[xr.Dataset, xr.Dataset]:
+    """Score held-out predictions by unit and by region.
+
+    Intervals are percentiles over resampled test stimuli, paired between models; the null shuffles which test
+    stimulus a prediction belongs to. Region scores average over seeds and units.
+
+    Parameters
+    ----------
+    predictions : DataArray, dims (model, seed, stimulus, unit)
+        With the coordinate ``row`` along ``stimulus``.
+    recording : Recording
+    folds : sequence of Fold
+    min_ceiling : float, default 0.1
+    seed : int, default 0
+
+    Returns
+    -------
+    scores : Dataset, dims (subject, model, seed, unit, roi, bound)
+    roi_scores : Dataset, dims (model, roi, bound)
+        ``difference`` is the attention model minus the best of the others, chosen on the same stimuli, which favours
+        the baseline.
+    """
+    y = np.asarray(recording.responses[predictions["row"].values])
+    ceiling = np.full(recording.n_units, np.nan) if recording.noise_ceiling is None else recording.noise_ceiling
+    members = with_all_units(recording.rois)
+    models, seeds = predictions["model"].values, predictions["seed"].values
+    shape = (len(models), len(seeds), recording.n_units)
+    r, interval = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
+    statistics = {
+        "correlation": lambda values: values,
+        "r2_over_ceiling": lambda values: r2_over_ceiling(values, ceiling, min_ceiling=min_ceiling),
+    }
+    resampled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
+    shuffled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
+    for m, model in enumerate(models):
+        draws = {name: 0.0 for name in statistics}
+        nulls = {name: 0.0 for name in statistics}
+        for s, _ in enumerate(seeds):
+            predicted = predictions.sel(model=model).isel(seed=s).values
+            r[m, s] = pearson_r(y, predicted)
+            boot = bootstrap_correlation(y, predicted, n_resamples=N_RESAMPLES, seed=seed)
+            null = shuffled_correlation(y, predicted, n_shuffles=N_SHUFFLES, seed=seed)
+            known = np.isfinite(r[m, s])
+            interval[m, s, known] = np.nanpercentile(boot[:, known], [2.5, 97.5], axis=0).T
+            for name, function in statistics.items():
+                draws[name] = draws[name] + roi_means(function(boot), members) / len(seeds)
+                nulls[name] = nulls[name] + roi_means(function(null), members).mean(0) / len(seeds)
+        for name in statistics:
+            resampled[name].append(np.asarray(draws[name]))
+            shuffled[name].append(np.asarray(nulls[name]))
+
+    labels = {name: recording.rois[name].variable for name in ("hemisphere", "unit_kind", "vertex_index")}
+    scores = xr.Dataset(
+        {
+            "correlation": (("model", "seed", "unit"), r),
+            "correlation_ci": (("model", "seed", "unit", "bound"), interval),
+            "noise_ceiling": ("unit", ceiling),
+            "r2_over_ceiling": (("model", "seed", "unit"), r2_over_ceiling(r, ceiling, min_ceiling=min_ceiling)),
+            "r2_over_ceiling_algonauts": (("model", "seed", "unit"), r2_over_ceiling_algonauts(r, ceiling)),
+        },
+        coords={
+            "model": models,
+            "seed": seeds,
+            "bound": ["low", "high"],
+            "roi": recording.rois["roi"].values,
+            "membership": (("roi", "unit"), recording.rois.values),
+            **labels,
+        },
+    ).expand_dims(subject=[recording.name])
+    for name in ("correlation", "correlation_ci", "noise_ceiling", "r2_over_ceiling"):
+        scores[name].attrs["units"] = "1"
+    return scores, region_table(scores.isel(subject=0), members, resampled, shuffled)
+
+
+def region_table(
+    scores: xr.Dataset,
+    members: xr.DataArray,
+    resampled: Mapping[str, Sequence[NDArray[Any]]],
+    shuffled: Mapping[str, Sequence[NDArray[Any]]],
+) -> xr.Dataset:
+    """Summarize unit scores by region, with intervals from resampled stimuli."""
+    dims = ("model", "roi")
+    table = xr.Dataset(coords={"model": scores["model"].values, "roi": members["roi"].values, "bound": ["low", "high"]})
+    for name in resampled:
+        summary = roi_summary(scores[name].mean("seed"), members)
+        table[name] = (dims, summary["mean"].values)
+        table[f"{name}_median"] = (dims, summary["median"].values)
+        table[f"{name}_ci"] = ((*dims, "bound"), _percentiles(np.stack(resampled[name])))
+        table[f"{name}_shuffled"] = (dims, np.stack(shuffled[name]))
+        if name == "correlation":
+            table["n_units"] = ("roi", summary["n_units"].values.max(0))
+        else:
+            table["n_dropped"] = ("roi", summary["n_dropped"].values.min(0))
+    models = list(scores["model"].values)
+    others = [i for i, name in enumerate(models) if name != "attention"]
+    best = np.full(members.sizes["roi"], "", dtype="<U20")
+    difference = np.full((len(models), members.sizes["roi"]), np.nan)
+    interval = np.full((*difference.shape, 2), np.nan)
+    if "attention" in models and others:
+        a = models.index("attention")
+        draws = np.stack(resampled["correlation"])
+        mean = table["correlation"].values
+        for i in np.flatnonzero(np.isfinite(mean[a])):
+            b = others[int(np.argmax(mean[others, i]))]
+            best[i] = models[b]
+            difference[a, i] = mean[a, i] - mean[b, i]
+            interval[a, i] = np.percentile(draws[a, :, i] - draws[b, :, i], [2.5, 97.5])
+    table["best_baseline"] = ("roi", best)
+    table["difference"] = (dims, difference)
+    table["difference_ci"] = ((*dims, "bound"), interval)
+    return table
+
+
+def with_all_units(rois: xr.DataArray) -> xr.DataArray:
+    """Return the membership with one more region, "all", unless it is there."""
+    plain = rois.reset_coords(drop=True)
+    if "all" in plain["roi"].values:
+        return plain
+    everything = xr.ones_like(plain.isel(roi=[0])).assign_coords(roi=["all"])
+    return xr.concat([plain, everything], dim="roi")
+
+
+def roi_means(values: NDArray[Any], members: xr.DataArray) -> NDArray[np.float64]:
+    """Average over the finite units of each region: (resample, unit) to (resample, roi)."""
+    finite = np.isfinite(values)
+    weight = members.values.T.astype(np.float64)
+    count = finite @ weight
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.asarray(np.where(finite, values, 0) @ weight / np.where(count > 0, count, np.nan))
+
+
+def _percentiles(draws: NDArray[Any]) -> NDArray[np.float64]:
+    """Return 95 % bounds over axis 1, NaN where nothing was drawn: (model, resample, roi) to (model, roi, 2)."""
+    out = np.full((draws.shape[0], draws.shape[2], 2), np.nan)
+    for m, roi in np.argwhere(np.isfinite(draws).any(1)):
+        out[m, roi] = np.nanpercentile(draws[m, :, roi], [2.5, 97.5])
+    return out
+
+
+def shown_truth(recording: Recording, shown: NDArray[np.intp]) -> xr.Dataset | None:
+    """Return the planted truth, by stimulus for the shown ones only."""
+    truth = recording.truth
+    if truth is None or "stimulus" not in truth.dims:
+        return truth
+    return truth.isel(stimulus=shown)
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that a methods section names."""
+    packages = ("torch", "numpy", "scikit-learn", "himalaya", "skorch", "timm", "nilearn", "xarray")
+    return {"neuroattn": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}

@@ -1,0 +1,690 @@
+"""A lab's own recordings: responses, images or features, regions and repeats from ordinary files."""
+
+from __future__ import annotations
+
+import json
+import re
+import warnings
+import zipfile
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+from xml.parsers.expat import ExpatError
+
+import numpy as np
+from numpy.lib import format as npy_format
+from numpy.typing import NDArray
+
+from neuroattn._checks import check_option
+from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, content_ids
+from neuroattn.datasets.surfaces import MESH_SIZES
+from neuroattn.metrics import noise_ceiling_from_repeats
+from neuroattn.results import label_rois
+
+ORIENTATIONS = ("stimulus-unit", "unit-stimulus")
+_IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+_TABLE_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv")
+_NIFTI_SUFFIXES = (".nii", ".nii.gz")
+
+
+def load_arrays(
+    *,
+    responses: str | Path,
+    orientation: str,
+    images: str | Path | None = None,
+    features: str | Path | None = None,
+    rois: str | Path | None = None,
+    repeats: str | Path | None = None,
+    stimulus_ids: str | Path | None = None,
+    mask: str | Path | None = None,
+    name: str | None = None,
+    unit_kind: str | None = None,
+) -> Recording:
+    """Read a recording from a lab's own files.
+
+    Every file is given as ``"FILE"`` or ``"FILE:key"``: .npy, .npz:key, .mat:key (up to version 7), .h5:key,
+    .csv or .tsv (numbers without a header). The key may be left out where a file has only one. Nothing is
+    ever unpickled.
+
+    Parameters
+    ----------
+    responses : str or Path
+        Mean response of each unit to each stimulus. Also a 4-D NIfTI whose last axis is the stimulus, with
+        ``mask``, or GIFTI files, ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus.
+    orientation : {"stimulus-unit", "unit-stimulus"}
+        Axes of ``responses``; NIfTI and GIFTI files are "unit-stimulus".
+    images : str or Path, optional
+        Folder or zip archive of images in the order of their names, or a uint8 array
+        (stimulus, y, x, 3).
+    features : str or Path, optional
+        Array (stimulus, channel) or (stimulus, channel, y, x), instead of images or beside them.
+    rois : str or Path, optional
+        Members of each region: an array (roi, unit) of zeros and ones, labels (unit,) of which 0 is no
+        region, a NIfTI label image with ``mask``, or JSON ``{"name": [unit, ...]}`` counted from 0. Names are
+        read from the key ``roi_names`` of the same file, otherwise they are "roi-1", "roi-2", ... . None
+        makes one region "all".
+    repeats : str or Path, optional
+        Single repeats (unit, stimulus, repeat) padded with NaN, from which the noise ceiling is estimated.
+    stimulus_ids : str or Path, optional
+        Identity of each stimulus. None takes the content of the images, so that equal images are one
+        stimulus, or the row number without images.
+    mask : str or Path, optional
+        NIfTI whose nonzero voxels, in C order, are the units.
+    name : str, optional
+        Of the recording; None takes the name of the responses file.
+    unit_kind : {"vertex", "voxel", "neuron"}, optional
+        None is "vertex" for GIFTI and "voxel" otherwise.
+
+    Returns
+    -------
+    Recording
+        Units with a response that is not a number are dropped and counted in ``notes``. ``vertex_index`` is
+        the place among the voxels of the mask, or the vertex of the GIFTI mesh.
+
+    Raises
+    ------
+    FileNotFoundError
+        If a file is missing.
+    ValueError
+        If a file cannot be read or sizes do not match; the message names both files and both numbers.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> np.savez(folder / "cell.npz", spikes=np.ones((3, 4)), gabor=np.ones((4, 6)))
+    >>> recording = load_arrays(responses=f"{folder}/cell.npz:spikes", orientation="unit-stimulus",
+    ...                         features=f"{folder}/cell.npz:gabor", unit_kind="neuron")
+    >>> recording.n_stimuli, recording.n_units, recording.rois.roi.values.tolist()
+    (4, 3, ['all'])
+    """
+    check_option("orientation", orientation, ORIENTATIONS)
+    if images is None and features is None:
+        raise ValueError("images or features must be given, got neither")
+    source = _read_responses(responses, orientation, mask)
+    image_rows = None if images is None else _read_images(images, source)
+    feature_rows = None if features is None else _read_features(features, source)
+    ids = _read_ids(stimulus_ids, image_rows, source)
+    membership = _read_rois(rois, mask, source)
+
+    empty, incomplete = Responses([[source.table]]).gaps()
+    if empty.any():
+        row = int(np.flatnonzero(empty)[0])
+        raise ValueError(f"responses {responses} has no number for stimulus {row} ({ids[row]}); leave it out")
+    keep = np.flatnonzero(~incomplete)
+    n_dropped = len(incomplete) - len(keep)
+    if not len(keep):
+        raise ValueError(f"responses {responses} must have a unit whose responses are all numbers, got none")
+    kept = Responses([[source.table]], keep if n_dropped else None)
+    notes = list(source.notes)
+    if n_dropped:
+        notes.append(f"dropped {n_dropped} of {len(incomplete)} units with responses that are not numbers")
+    n_repeated = len(ids) - len(np.unique(ids))
+    if n_repeated:
+        notes.append(f"{n_repeated} rows repeat the stimulus of another row; splits keep them together")
+    ceiling = None
+    if repeats is not None:
+        single = _read_repeats(repeats, source)[keep]
+        ceiling = noise_ceiling_from_repeats(single)
+        notes += _compare_with_repeats(kept, single)
+    return Recording(
+        name=name or source.path.name.split(".")[0],
+        responses=kept,
+        rois=label_rois(
+            {region: members[keep] for region, members in membership.items()},
+            hemisphere=source.hemisphere[keep],
+            unit_kind=unit_kind or source.unit_kind,
+            vertex_index=source.vertex_index[keep],
+        ),
+        stimulus_ids=ids,
+        images=image_rows,
+        features=feature_rows,
+        noise_ceiling=ceiling,
+        surface=source.surface,
+        mask=source.mask,
+        notes=tuple(notes),
+    )
+
+
+def inspect_arrays(
+    *,
+    responses: str | Path,
+    orientation: str,
+    images: str | Path | None = None,
+    features: str | Path | None = None,
+    rois: str | Path | None = None,
+    repeats: str | Path | None = None,
+    stimulus_ids: str | Path | None = None,
+    mask: str | Path | None = None,
+) -> list[FileCheck]:
+    """List the files of :func:`load_arrays`, what they hold and what they should hold.
+
+    Parameters
+    ----------
+    responses, orientation, images, features, rois, repeats, stimulus_ids, mask
+        As for :func:`load_arrays`.
+
+    Returns
+    -------
+    list of FileCheck
+        One for each argument that is given.
+
+    Examples
+    --------
+    >>> checks = inspect_arrays(responses="missing.npy", orientation="unit-stimulus", features="none.npy")
+    >>> [check.found for check in checks]
+    ['missing', 'missing']
+    """
+    check_option("orientation", orientation, ORIENTATIONS)
+    checks: list[FileCheck] = []
+
+    def check(argument: str, spec: str | Path | None, read: Callable[[str | Path], str]) -> None:
+        if spec is None:
+            return
+        path, expected = _split_key(spec)[0], argument
+        try:
+            found = expected = read(spec)
+        except FileNotFoundError:
+            found = "missing"
+        except ValueError as error:
+            found = str(error)
+        files = path.iterdir() if path.is_dir() else [path]
+        size = sum(file.stat().st_size for file in files if file.is_file())
+        checks.append(FileCheck(path, found, expected, size))
+
+    sources: list[_Source] = []
+
+    def read_responses(spec: str | Path) -> str:
+        sources.append(_read_responses(spec, orientation, mask))
+        return f"{sources[0].n_units} units, {sources[0].n_stimuli} stimuli"
+
+    check("responses", responses, read_responses)
+    if not sources:  # there are no sizes to hold the other files against
+        others = {"images": images, "features": features, "rois": rois, "repeats": repeats}
+        for argument, spec in {**others, "stimulus_ids": stimulus_ids, "mask": mask}.items():
+            check(argument, spec, partial(_existing, argument))
+        return checks
+    source = sources[0]
+    check("images", images, lambda spec: f"{len(_read_images(spec, source))} images")
+    check("features", features, lambda spec: f"features {_read_features(spec, source).shape}")
+    check("rois", rois, lambda spec: f"{len(_read_rois(spec, mask, source))} regions")
+    check("repeats", repeats, lambda spec: f"{_read_repeats(spec, source).shape[2]} repeats")
+    check("stimulus_ids", stimulus_ids, lambda spec: f"{len(_read_ids(spec, None, source))} ids")
+    check("mask", mask, lambda spec: f"{np.count_nonzero(read_mask(spec)[0])} voxels")
+    return checks
+
+
+@dataclass(frozen=True)
+class _Source:
+    """Responses as they are in the file, and where their units lie."""
+
+    spec: str
+    path: Path
+    orientation: str
+    table: NDArray[Any]  # (stimulus, unit)
+    unit_kind: str
+    hemisphere: NDArray[np.str_]
+    vertex_index: NDArray[np.int64]
+    surface: str | None = None
+    mask: Path | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def n_stimuli(self) -> int:
+        return int(self.table.shape[0])
+
+    @property
+    def n_units(self) -> int:
+        return int(self.table.shape[1])
+
+
+# Files
+
+
+def _split_key(spec: str | Path) -> tuple[Path, str | None]:
+    text = str(spec)
+    path, colon, key = text.rpartition(":")
+    if colon and Path(path).suffix.lower() in _TABLE_SUFFIXES:
+        return Path(path), key or None
+    return Path(text), None
+
+
+def _has_suffix(path: Path, *suffixes: str) -> bool:
+    return path.name.lower().endswith(suffixes)
+
+
+def _existing(argument: str, spec: str | Path) -> str:
+    """Return the argument's name if its file exists."""
+    path, _ = _split_key(spec)
+    if not path.exists():
+        raise FileNotFoundError(f"{argument} {path} does not exist")
+    return argument
+
+
+class _NoKeyError(ValueError):
+    """A file lacks a key."""
+
+
+@contextmanager
+def _reading(argument: str, path: Path) -> Iterator[None]:
+    """Turn what libraries raise on damaged files into one line."""
+    try:
+        yield
+    except _NoKeyError as error:
+        raise _NoKeyError(f"{argument} {path} {error}") from None
+    except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, UserWarning) as error:
+        reason = str(error).partition("\n")[0]
+        raise ValueError(f"{argument} {path} cannot be read: {reason}") from None
+    except (zipfile.BadZipFile, zlib.error) as error:
+        raise ValueError(f"{argument} {path} cannot be read, it is damaged: {error}") from None
+
+
+def _read(argument: str, spec: str | Path, *, text: bool = False) -> NDArray[Any]:
+    """Read one array of a file; npy files stay memory-mapped."""
+    _existing(argument, spec)
+    path, key = _split_key(spec)
+    suffix = path.suffix.lower()
+    if suffix not in _TABLE_SUFFIXES or path.is_dir():
+        raise ValueError(f"{argument} {path} must be one of {', '.join(_TABLE_SUFFIXES)}")
+    if key is not None and suffix in (".npy", ".csv", ".tsv"):
+        raise ValueError(f"{argument} {path} holds one array and has no key, got {key!r}")
+    with _reading(argument, path):
+        if suffix == ".npy":
+            return npy_format.open_memmap(path, mode="r")
+        if suffix == ".npz":
+            if not zipfile.is_zipfile(path):
+                raise ValueError("it is no npz archive")
+            with np.load(path, allow_pickle=False) as archive:
+                return np.asarray(archive[_pick(archive, key)])
+        if suffix == ".mat":
+            return _read_mat(path, key)
+        if suffix in (".h5", ".hdf5"):
+            return _read_hdf5(path, key)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # numpy's way to say that a file is empty
+            return np.loadtxt(
+                path,
+                dtype=str if text else float,
+                delimiter="," if suffix == ".csv" else "\t",
+                comments=None,
+                quotechar='"',
+            )
+
+
+def _pick(keys: Iterable[str], key: str | None) -> str:
+    known = sorted(keys)
+    if key is None and len(known) == 1:
+        return known[0]
+    if key is None:
+        raise _NoKeyError(f"holds several arrays; add one of the keys {', '.join(known)} as FILE:key")
+    if key not in known:
+        raise _NoKeyError(f"has no key {key!r}, only {', '.join(known)}")
+    return key
+
+
+def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
+    from scipy.io import loadmat
+    from scipy.io.matlab import MatReadError
+
+    try:
+        content = loadmat(path, squeeze_me=True)
+    except MatReadError as error:
+        raise ValueError(str(error)) from None
+    content = {name: x for name, x in content.items() if not name.startswith("__")}
+    return np.asarray(content[_pick(content, key)])
+
+
+def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
+    import h5py
+
+    with h5py.File(path) as file:
+        names: list[str] = []
+        file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        return np.asarray(file[_pick(names, key and key.strip("/"))][()])
+
+
+def _read_numbers(argument: str, spec: str | Path) -> NDArray[Any]:
+    array = _read(argument, spec)
+    if array.dtype.kind not in "biuf":
+        raise ValueError(f"{argument} {spec} must hold numbers, got {array.dtype}")
+    return array
+
+
+def _read_texts(argument: str, spec: str | Path) -> list[str]:
+    array = _read(argument, spec, text=True)
+    if array.ndim != 1:
+        raise ValueError(f"{argument} {spec} must be a list, got shape {array.shape}")
+    return [x.decode() if isinstance(x, bytes) else str(x).strip() for x in array.tolist()]
+
+
+def _read_volume(argument: str, path: str | Path) -> tuple[NDArray[Any], Any]:
+    """Read a NIfTI file: data and image."""
+    import nibabel
+
+    _existing(argument, path)
+    with _reading(argument, Path(path)):
+        try:
+            image: Any = nibabel.load(path)
+            return np.asanyarray(image.dataobj), image
+        except nibabel.filebasedimages.ImageFileError as error:
+            raise ValueError(str(error)) from None
+
+
+def read_mask(mask: str | Path) -> tuple[NDArray[np.bool_], Any]:
+    """Read a NIfTI mask.
+
+    Parameters
+    ----------
+    mask : str or Path
+
+    Returns
+    -------
+    inside : bool array, shape (x, y, z)
+        Nonzero voxels.
+    image : nibabel image
+        Gives affine and header.
+
+    Examples
+    --------
+    >>> read_mask("missing.nii.gz")
+    Traceback (most recent call last):
+    FileNotFoundError: mask missing.nii.gz does not exist
+    """
+    data, image = _read_volume("mask", mask)
+    if data.ndim == 4 and data.shape[3] == 1:
+        data = data[..., 0]
+    inside = np.nan_to_num(data) != 0
+    if inside.ndim != 3 or not inside.any():
+        raise ValueError(f"mask {mask} must be a volume (x, y, z) with nonzero voxels, got {data.shape}")
+    return inside, image
+
+
+def _in_mask(argument: str, spec: str | Path, mask: str | Path | None, ndim: int) -> NDArray[Any]:
+    """Return the values (voxel, ...) of a NIfTI file inside the mask."""
+    if mask is None:
+        raise ValueError(f"{argument} {spec} is a NIfTI file and needs a mask, got none")
+    inside, mask_image = read_mask(mask)
+    data, image = _read_volume(argument, spec)
+    if data.ndim != ndim or data.shape[:3] != inside.shape:
+        wanted = ", ".join([*map(str, inside.shape), "stimulus"][:ndim])
+        raise ValueError(f"{argument} {spec} must have shape ({wanted}) like mask {mask}, got {data.shape}")
+    if not np.allclose(image.affine, mask_image.affine, atol=1e-3):
+        raise ValueError(f"{argument} {spec} must have the affine of mask {mask}; resample one of them")
+    return np.asarray(data[inside])
+
+
+# Arguments
+
+
+def _read_responses(responses: str | Path, orientation: str, mask: str | Path | None) -> _Source:
+    spec = str(responses)
+    parts = [Path(part) for part in spec.split(",")]
+    if all(_has_suffix(part, ".gii") for part in parts):
+        if mask is not None:
+            raise ValueError(f"mask must not be given with GIFTI responses, got {mask}")
+        _check_image_orientation(spec, orientation)
+        return _read_gifti(spec, parts, orientation)
+    path, _ = _split_key(spec)
+    if _has_suffix(path, *_NIFTI_SUFFIXES):
+        _check_image_orientation(spec, orientation)
+        table = _in_mask("responses", spec, mask, 4).T
+    else:
+        table = _read_numbers("responses", spec)
+        if table.ndim != 2:
+            axes = orientation.replace("-", ", ")
+            raise ValueError(f"responses {spec} must have shape ({axes}), got {table.shape}")
+        if orientation == "unit-stimulus":
+            table = table.T
+    n_units = table.shape[1]
+    index = np.full(n_units, -1)
+    if mask is not None:
+        n_voxels = int(np.count_nonzero(read_mask(mask)[0]))
+        if n_units != n_voxels:
+            hint = f"; it fits {_other(orientation)!r}" if table.shape[0] == n_voxels else ""
+            raise ValueError(
+                f"responses {spec} has {n_units} units as {orientation!r}, "
+                f"but mask {mask} has {n_voxels} nonzero voxels{hint}"
+            )
+        index = np.arange(n_units)
+    return _Source(
+        spec=spec,
+        path=path,
+        orientation=orientation,
+        table=table,
+        unit_kind="voxel",
+        hemisphere=np.full(n_units, "none"),
+        vertex_index=index,
+        mask=None if mask is None else Path(mask),
+    )
+
+
+def _other(orientation: str) -> str:
+    return ORIENTATIONS[1 - ORIENTATIONS.index(orientation)]
+
+
+def _check_image_orientation(spec: str, orientation: str) -> None:
+    if orientation != "unit-stimulus":
+        raise ValueError(f"orientation of {spec} must be 'unit-stimulus' (last axis), got {orientation!r}")
+
+
+def _read_gifti(spec: str, paths: list[Path], orientation: str) -> _Source:
+    tables = {}
+    for path in paths:
+        side, table = _read_gifti_file(path)
+        if side in tables:
+            raise ValueError(f"responses {spec} must hold each hemisphere once, got {side!r} twice")
+        tables[side] = table
+    shapes = {table.shape for table in tables.values()}
+    if len(shapes) > 1:
+        raise ValueError(f"responses {spec} must have equal numbers of vertices and stimuli, got {shapes}")
+    n_vertices = next(iter(shapes))[0]
+    surface = next((name for name, n in MESH_SIZES.items() if n == n_vertices), None)
+    sides = sorted(tables)  # "left" before "right"
+    return _Source(
+        spec=spec,
+        path=paths[0],
+        orientation=orientation,
+        table=np.concatenate([tables[side] for side in sides]).T,
+        unit_kind="vertex",
+        hemisphere=np.repeat(sides, n_vertices),
+        vertex_index=np.tile(np.arange(n_vertices), len(sides)),
+        surface=surface,
+        mask=paths[0],
+        notes=() if surface is None else (f"{n_vertices} vertices a hemisphere are taken to be {surface}",),
+    )
+
+
+def _read_gifti_file(path: Path) -> tuple[str, NDArray[Any]]:
+    """Return the hemisphere and the responses (vertex, stimulus) of one file."""
+    import nibabel
+
+    _existing("responses", path)
+    with _reading("responses", path):
+        try:
+            image: Any = nibabel.load(path)
+        except (nibabel.filebasedimages.ImageFileError, ExpatError) as error:
+            raise ValueError(str(error)) from None
+        columns = [np.asarray(array.data) for array in image.darrays]
+        if not columns:
+            raise ValueError("it has no data arrays")
+        table = columns[0] if len(columns) == 1 and columns[0].ndim == 2 else np.stack(columns, axis=1)
+        if table.ndim != 2:
+            raise ValueError(f"its arrays must have shape (vertex,), got {columns[0].shape}")
+    structures = [image.meta, *(array.meta for array in image.darrays)]
+    said = " ".join(str(meta.get("AnatomicalStructurePrimary", "")) for meta in structures).lower()
+    name = path.name.lower()
+    for side, pattern in (("left", r"(^|[._-])(lh|l|left)[._-]"), ("right", r"(^|[._-])(rh|r|right)[._-]")):
+        if f"cortex{side}" in said or (not said.strip() and re.search(pattern, name)):
+            return side, table
+    raise ValueError(f"responses {path} must say its hemisphere; name it lh.*, rh.*, *hemi-L* or *hemi-R*")
+
+
+def _check_rows(argument: str, spec: str | Path, n_rows: int, source: _Source) -> None:
+    if n_rows == source.n_stimuli:
+        return
+    hint = f"; it fits orientation {_other(source.orientation)!r}" if n_rows == source.n_units else ""
+    raise ValueError(
+        f"responses {source.spec} has {source.n_stimuli} stimuli as {source.orientation!r}, "
+        f"but {argument} {spec} has {n_rows}{hint}"
+    )
+
+
+def _read_images(spec: str | Path, source: _Source) -> Images:
+    _existing("images", spec)
+    path, _ = _split_key(spec)
+    images: Images
+    if path.is_dir():
+        names = [file.name for file in path.iterdir() if file.is_file()]
+        images = ImageFiles([path / name for name in _sort_images(spec, names)])
+    elif _has_suffix(path, ".zip"):
+        with _reading("images", path), zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+        images = ImageFiles(_sort_images(spec, names), archive=path)
+    else:
+        images = _read_numbers("images", spec)
+        if images.dtype != np.uint8 or len(images.shape) != 4 or images.shape[3] != 3:
+            raise ValueError(
+                f"images {spec} must be uint8 of shape (stimulus, y, x, 3), got {images.dtype} {images.shape}"
+            )
+    _check_rows("images", spec, len(images), source)
+    return images
+
+
+def _sort_images(spec: str | Path, names: Iterable[str]) -> list[str]:
+    """Return the names of images in text order, which must be that of their numbers."""
+    images = sorted(
+        name
+        for name in names
+        if Path(name).suffix.lower() in _IMAGE_SUFFIXES
+        and not any(part.startswith(".") or part == "__MACOSX" for part in Path(name).parts)
+    )
+    if not images:
+        raise ValueError(f"images {spec} must hold {', '.join(sorted(_IMAGE_SUFFIXES))} files, found none")
+    if len({re.sub(r"\d+", "#", name) for name in images}) == 1:
+        numbered = sorted(images, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        for text, number in zip(images, numbered, strict=True):
+            if text != number:
+                raise ValueError(
+                    f"images {spec} must sort alike as text and by number, got {text} where {number} is due; "
+                    "pad the numbers with zeros"
+                )
+    return images
+
+
+def _read_features(spec: str | Path, source: _Source) -> NDArray[Any]:
+    features = _read_numbers("features", spec)
+    if features.ndim not in (2, 4):
+        raise ValueError(
+            f"features {spec} must have shape (stimulus, channel) or (stimulus, channel, y, x), "
+            f"got {features.shape}"
+        )
+    _check_rows("features", spec, len(features), source)
+    for start in range(0, len(features), 256):
+        finite = np.isfinite(features[start : start + 256]).reshape(-1, features[0].size).all(axis=1)
+        if not finite.all():
+            raise ValueError(f"features {spec} must be finite, got others in row {start + finite.argmin()}")
+    return features
+
+
+def _read_ids(spec: str | Path | None, images: Images | None, source: _Source) -> NDArray[np.str_]:
+    if spec is not None:
+        ids = np.asarray(_read_texts("stimulus_ids", spec))
+        _check_rows("stimulus_ids", spec, len(ids), source)
+        return ids
+    if images is not None:
+        return content_ids(images)
+    return np.arange(source.n_stimuli).astype(str)
+
+
+def _read_rois(
+    spec: str | Path | None, mask: str | Path | None, source: _Source
+) -> dict[str, NDArray[np.bool_]]:
+    n_units = source.n_units
+    if spec is None:
+        return {"all": np.ones(n_units, dtype=bool)}
+    _existing("rois", spec)
+    path, _ = _split_key(spec)
+    if _has_suffix(path, ".json"):
+        return _read_json_rois(path, n_units)
+    names = None
+    if _has_suffix(path, *_NIFTI_SUFFIXES):
+        array = _in_mask("rois", spec, mask, 3)
+    else:
+        array = _read_numbers("rois", spec)
+        names = _read_roi_names(path)
+    if array.ndim not in (1, 2) or array.shape[-1] != n_units:
+        raise ValueError(
+            f"rois {spec} must have shape (roi, {n_units}) or ({n_units},) like the {n_units} units of "
+            f"responses {source.spec}, got {array.shape}"
+        )
+    if array.ndim == 2:
+        if not np.isin(array, (0, 1)).all():
+            raise ValueError(f"rois {spec} of shape (roi, unit) must hold zeros and ones")
+        masks = array.astype(bool)
+        names = names or [f"roi-{i + 1}" for i in range(len(masks))]
+        if len(names) != len(masks):
+            raise ValueError(f"rois {spec} has {len(masks)} regions, but {path}:roi_names has {len(names)}")
+        return dict(zip(names, masks, strict=True))
+    labels = array.astype(np.int64)
+    if not np.array_equal(labels, array) or labels.min() < 0:
+        raise ValueError(f"rois {spec} of shape (unit,) must hold whole numbers from 0")
+    if names is None:
+        return {f"roi-{label}": labels == label for label in np.unique(labels[labels > 0])}
+    if labels.max() > len(names):
+        raise ValueError(f"rois {spec} has label {labels.max()}, but {path}:roi_names has {len(names)} names")
+    return {name: labels == label for label, name in enumerate(names, start=1)}
+
+
+def _read_roi_names(path: Path) -> list[str] | None:
+    """Return the names beside the labels, if the file has any."""
+    if path.suffix.lower() in (".npy", ".csv", ".tsv"):
+        return None
+    try:
+        names = _read_texts("rois", f"{path}:roi_names")
+    except _NoKeyError:
+        return None
+    if len(set(names)) < len(names):
+        raise ValueError(f"rois {path}:roi_names must differ, got {', '.join(names)}")
+    return names
+
+
+def _read_json_rois(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
+    try:
+        content = json.loads(path.read_text())
+        members = {str(name): np.asarray(units, dtype=float) for name, units in content.items()}
+    except (ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f'rois {path} must be JSON {{"name": [unit, ...]}}: {error}') from None
+    if not members:
+        raise ValueError(f"rois {path} must name at least one region, got none")
+    masks = {}
+    for name, units in members.items():
+        index = units.astype(np.int64)
+        if units.ndim != 1 or not np.array_equal(index, units) or np.any((index < 0) | (index >= n_units)):
+            raise ValueError(f"rois {path} must list units from 0 to {n_units - 1}, got others in {name!r}")
+        masks[name] = np.isin(np.arange(n_units), index)
+    return masks
+
+
+def _read_repeats(spec: str | Path, source: _Source) -> NDArray[Any]:
+    repeats = _read_numbers("repeats", spec)
+    if repeats.ndim != 3 or repeats.shape[:2] != (source.n_units, source.n_stimuli):
+        raise ValueError(
+            f"repeats {spec} must have shape ({source.n_units}, {source.n_stimuli}, repeat) like the "
+            f"units and stimuli of responses {source.spec}, got {repeats.shape}"
+        )
+    return repeats
+
+
+def _compare_with_repeats(responses: Responses, repeats: NDArray[Any]) -> list[str]:
+    """Return a note if the responses are not the means of the repeats."""
+    count = np.isfinite(repeats).sum(axis=2)
+    mean = np.nansum(repeats, axis=2, dtype=float) / np.maximum(count, 1)
+    table = responses[:].T
+    distance = np.abs(np.where(count > 0, mean - table, 0)).max()
+    if distance <= 1e-3 * table.std():
+        return []
+    return [f"responses differ from the mean of their repeats by up to {distance:.3g}"]

@@ -1,0 +1,93 @@
+"""What the command prints: progress, tables, sizes."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+if TYPE_CHECKING:
+    import xarray as xr
+
+console = Console()
+
+
+class Bars:
+    """One bar a stage, with the time left."""
+
+    def __init__(self, progress: Progress) -> None:
+        self.progress = progress
+        self.tasks: dict[str, Any] = {}
+
+    def update(self, stage: str, done: int, total: int) -> None:
+        """Show that ``done`` of ``total`` steps of a stage are finished."""
+        if stage not in self.tasks:
+            self.tasks[stage] = self.progress.add_task(stage, total=total)
+        self.progress.update(self.tasks[stage], completed=done, total=total)
+
+    def stop(self) -> None:
+        """Leave the bars as they are."""
+        self.progress.stop()
+
+
+@contextlib.contextmanager
+def progress_bars() -> Iterator[Bars]:
+    """Show progress on standard error."""
+    columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        yield Bars(progress)
+
+
+def human_bytes(n: float) -> str:
+    """Return a size as people read it.
+
+    Examples
+    --------
+    >>> human_bytes(1_500_000)
+    '1.5 MB'
+    """
+    for unit in ("B", "kB", "MB", "GB"):
+        if n < 1000:
+            break
+        n /= 1000
+    else:
+        unit = "TB"
+    return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+
+
+def print_checks(checks: Sequence[Any]) -> None:
+    """Print what files were found and what is missing."""
+    table = Table("file", "found", "expected", "size")
+    for check in checks:
+        style = None if check.found == check.expected else "bold red"
+        table.add_row(str(check.path), check.found, check.expected, human_bytes(check.n_bytes), style=style)
+    console.print(table)
+
+
+def print_scores(scores: xr.Dataset, out: Path) -> None:
+    """Print mean scores by region and model, and where the report is."""
+    import xarray as xr
+
+    regions = xr.load_dataset(out / "roi_scores.nc", engine="h5netcdf")
+    ceiling = bool(regions["r2_over_ceiling"].notnull().any())
+    table = Table(title="correlation" + (" (r2 over noise ceiling)" if ceiling else "") + ", held-out images")
+    table.add_column("region")
+    table.add_column("units", justify="right")
+    for model in regions["model"].values:
+        table.add_column(str(model), justify="right")
+    for roi in regions["roi"].values:
+        row = regions.sel(roi=roi)
+        cells = []
+        for model in regions["model"].values:
+            r, share = (float(row[v].sel(model=model)) for v in ("correlation", "r2_over_ceiling"))
+            cells.append("no units" if r != r else f"{r:.3f}" + (f" ({share:.2f})" if share == share else ""))
+        table.add_row(str(roi), str(int(row["n_units"])), *cells)
+    console.print(table)
+    if scores.attrs["simulated"]:
+        console.print("The responses are simulated; nothing here is evidence about real brains.")
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)

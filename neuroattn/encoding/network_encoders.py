@@ -1,0 +1,589 @@
+"""Encoders that are trained by gradient descent, behind the same face as ridge regression."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import numpy as np
+import pandas as pd
+import torch
+import xarray as xr
+from numpy.typing import ArrayLike, NDArray
+from sklearn.utils.validation import check_is_fitted
+from torch.utils.data import DataLoader
+
+from neuroattn._checks import check_option, check_range, check_shape
+from neuroattn.encoding.backbones import Backbone
+from neuroattn.encoding.estimators import Encoder
+from neuroattn.encoding.features import ChunkShuffleSampler, FeatureDataset, collate, token_statistics
+from neuroattn.encoding.networks import AttentionNetwork, EncoderNetwork, FactorizedNetwork, ProbeNetwork
+from neuroattn.encoding.training import train_network
+from neuroattn.results import label_rois, provenance
+
+Rois = xr.DataArray | Mapping[str, ArrayLike] | None
+
+
+class NetworkEncoder(Encoder):
+    """Base of encoders that are networks: training, prediction, storing."""
+
+    needs_tokens = True
+    rois: Rois
+    epochs: int
+    batch_size: int
+    lr: float
+    weight_decay: float
+    patience: int
+    clip: float
+    validation_fraction: float
+    seed: int
+    device: str
+
+    def fit(
+        self,
+        X: Any,
+        y: Any,
+        groups: ArrayLike | None = None,
+        *,
+        checkpoint: Path | None = None,
+        progress: Callable[[int], None] | None = None,
+    ) -> Self:
+        """Fit.
+
+        Parameters
+        ----------
+        X : array or FeatureStore, shape (stimulus, channel, y, x), or images with a backbone
+        y : array or Responses, shape (stimulus, unit)
+        groups : array, shape (stimulus,), optional
+            Stimulus identity: early stopping watches stimuli that training does not see.
+        checkpoint : Path, optional
+            Folder for the state of training; an interrupted fit continues from it with the same result.
+        progress : callable, optional
+            Called with the number of finished epochs.
+
+        Returns
+        -------
+        self
+        """
+        features = self._features(X)
+        n, n_channels, height, width = self._check_tokens(features)
+        n_units = check_shape("y", y, n, "unit")[1]
+        check_range("validation_fraction", self.validation_fraction, 0, 1)
+        train, valid = _holdout(n, self.validation_fraction, self.seed, groups)
+        self.target_mean_, self.target_scale_ = _target_statistics(y, train)
+        self.grid_, self.n_channels_, self.n_units_ = (height, width), n_channels, n_units
+        network = self._new_network()
+        mean, scale = token_statistics(features, train)
+        network.input_mean.copy_(torch.from_numpy(mean))
+        network.input_scale.copy_(torch.from_numpy(scale).clamp_min(1e-6))
+        train_set, valid_set = (
+            FeatureDataset(
+                features, rows, y, target_mean=self.target_mean_, target_scale=self.target_scale_
+            )
+            for rows in (train, valid)
+        )
+        self.history_ = train_network(
+            network,
+            train_set,
+            valid_set,
+            sampler=ChunkShuffleSampler(train_set, seed=self.seed),
+            collate=collate,
+            epochs=self.epochs,
+            batch_size=self.batch_size,
+            lr=self.lr,
+            weight_decay=self.weight_decay,
+            patience=self.patience,
+            clip=self.clip,
+            seed=self.seed,
+            device=resolve_device(self.device),
+            checkpoint=checkpoint,
+            progress=progress,
+        )
+        self.network_ = network.cpu().eval()
+        return self
+
+    def predict(self, X: Any) -> NDArray[np.float32]:
+        """Predict responses.
+
+        Parameters
+        ----------
+        X : array or FeatureStore, shape (stimulus, channel, y, x), or images with a backbone
+
+        Returns
+        -------
+        array, shape (stimulus, unit)
+        """
+        standard = self._run(X, lambda network, features: network(features))
+        return standard * self.target_scale_ + self.target_mean_
+
+    def _run(self, X: Any, call: Callable[[EncoderNetwork, torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
+        """Call the network on batches in evaluation mode and join the results."""
+        check_is_fitted(self)
+        features = self._features(X)
+        n, n_channels, *_ = self._check_tokens(features)
+        if n_channels != self.n_channels_:
+            raise ValueError(f"X must have {self.n_channels_} channels as in fit, got {n_channels}")
+        device = resolve_device(self.device)
+        network = self.network_.to(device)
+        loader: DataLoader[Any] = DataLoader(
+            FeatureDataset(features, np.arange(n)),
+            batch_size=self.batch_size,
+            collate_fn=collate,
+            generator=torch.Generator(),  # a loader draws a seed, which must not come from the global state
+        )
+        with torch.no_grad():
+            batches = [call(network, batch[0].to(device)).cpu().numpy() for batch in loader]
+        self.network_.cpu()
+        return np.concatenate(batches)
+
+    def _check_tokens(self, features: Any) -> tuple[int, ...]:
+        shape = tuple(features.shape)
+        if len(shape) != 4:
+            raise ValueError(
+                f"{type(self).__name__} needs features of shape (stimulus, channel, y, x), got {shape}; "
+                "features without spatial tokens fit RidgeEncoder"
+            )
+        return check_shape("X", features, "stimulus", "channel", "y", "x")
+
+    def _new_network(self) -> EncoderNetwork:
+        """Build the untrained network from the parameters and the shapes seen in ``fit``."""
+        with torch.random.fork_rng():
+            torch.manual_seed(self.seed)
+            return self._build()
+
+    def _build(self) -> EncoderNetwork:
+        raise NotImplementedError(f"{type(self).__name__} must define _build")
+
+    def _membership(self) -> xr.DataArray:
+        """Return the labelled regions, one region of all units where none were given."""
+        if self.rois is None:
+            return label_rois({"all": np.ones(self.n_units_, dtype=bool)})
+        rois = self.rois if isinstance(self.rois, xr.DataArray) else label_rois(self.rois)
+        check_shape("rois", rois, "roi", self.n_units_)
+        return rois
+
+    def _fitted_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
+        tensors = {f"network.{k}": v.numpy() for k, v in self.network_.state_dict().items()}
+        tensors |= {"target_mean": self.target_mean_, "target_scale": self.target_scale_}
+        shapes = {"grid": list(self.grid_), "n_channels": self.n_channels_, "n_units": self.n_units_}
+        rois = self._membership()
+        tensors["rois"] = rois.values
+        labels = {
+            "roi": rois["roi"].values.tolist(),
+            "hemisphere": rois["hemisphere"].values.tolist(),
+            "unit_kind": str(rois["unit_kind"].values[0]),
+            "vertex_index": rois["vertex_index"].values.tolist(),
+        }
+        return tensors, {"shapes": shapes, "rois": labels}
+
+    def _restore(self, tensors: dict[str, NDArray[Any]], config: dict[str, Any]) -> None:
+        labels, shapes = config["rois"], config["shapes"]
+        self.rois = label_rois(
+            dict(zip(labels["roi"], tensors.pop("rois"), strict=True)),
+            hemisphere=labels["hemisphere"],
+            unit_kind=labels["unit_kind"],
+            vertex_index=labels["vertex_index"],
+        )
+        self.grid_ = (shapes["grid"][0], shapes["grid"][1])
+        self.n_channels_, self.n_units_ = shapes["n_channels"], shapes["n_units"]
+        self.target_mean_, self.target_scale_ = tensors.pop("target_mean"), tensors.pop("target_scale")
+        self.network_ = self._new_network()
+        self.network_.load_state_dict({k.removeprefix("network."): torch.from_numpy(v) for k, v in tensors.items()})
+        self.network_.eval()
+
+
+class BrainEncoder(NetworkEncoder):
+    """Transformer brain encoder: every region asks the image its own question [1]_.
+
+    A learned query a region (and hemisphere) attends to the tokens of a frozen backbone; a linear readout maps what
+    it finds to the region's units. Units of several regions get the sum over their regions.
+
+    Differs from the paper: widths, training and regularisation are set for data sets of hundreds of images rather
+    than ten thousand, features are standardised by channel and responses by unit, the learning rate follows a warm-up
+    and cosine, there is no dropout on attention weights, regions without units have no query, and units in no region
+    read a query "rest" of their own as there.
+
+    Parameters
+    ----------
+    rois : DataArray (roi, unit) or mapping of str to bool mask, optional
+        From :func:`neuroattn.results.label_rois`; None: one region.
+    backbone : str or Backbone, optional
+        Given, X is images.
+    readout : {"roi", "hemisphere", "unit"}
+        One query a region and hemisphere, a hemisphere, or a unit.
+    width : int, optional
+        Channels inside; default those of the features, without a projection.
+    layers, heads, feedforward : int
+    dropout : float
+    norm : {"pre", "post"}
+    position : {"sine", "learned", "none"}
+    epochs, batch_size : int
+    lr, weight_decay, clip : float
+        Highest learning rate and decay of AdamW, and the norm to which gradients are cut.
+    patience : int
+        Epochs without a better validation loss before training stops.
+    validation_fraction : float
+        Share of the stimuli that early stopping watches.
+    seed : int
+    device : str, default "auto"
+
+    Attributes
+    ----------
+    network_ : AttentionNetwork
+    queries_ : DataFrame
+        ``roi`` and ``hemisphere`` of each query.
+    history_ : list of dict
+        Losses by epoch.
+
+    References
+    ----------
+    .. [1] Adeli, Sun & Kriegeskorte (2025). Transformer brain encoders explain human high-level visual responses.
+       arXiv:2505.17329.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(40, 8, 3, 5)).astype("f4"), rng.normal(size=(40, 6)).astype("f4")
+    >>> encoder = BrainEncoder({"V1": np.arange(6) < 4, "FFA": np.arange(6) > 2}, epochs=1, heads=2).fit(X, y)
+    >>> encoder.predict(X).shape
+    (40, 6)
+    >>> dict(encoder.attention(X[:2]).sizes)
+    {'stimulus': 2, 'query': 2, 'y': 3, 'x': 5}
+    """
+
+    READOUTS: ClassVar[tuple[str, ...]] = ("roi", "hemisphere", "unit")
+
+    def __init__(
+        self,
+        rois: Rois = None,
+        backbone: str | Backbone | None = None,
+        *,
+        readout: str = "roi",
+        width: int | None = None,
+        layers: int = 1,
+        heads: int = 4,
+        feedforward: int = 256,
+        dropout: float = 0.1,
+        norm: str = "pre",
+        position: str = "sine",
+        epochs: int = 60,
+        batch_size: int = 32,
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        patience: int = 12,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.rois = rois
+        self.backbone = backbone
+        self.readout = readout
+        self.width = width
+        self.layers = layers
+        self.heads = heads
+        self.feedforward = feedforward
+        self.dropout = dropout
+        self.norm = norm
+        self.position = position
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.device = device
+
+    def _build(self) -> EncoderNetwork:
+        masks, self.queries_ = query_masks(self._membership(), self.readout)
+        return AttentionNetwork(
+            self.n_channels_,
+            self.n_units_,
+            masks,
+            n_left=n_left_units(self._membership()),
+            width=self.width,
+            heads=self.heads,
+            layers=self.layers,
+            feedforward=self.feedforward,
+            dropout=self.dropout,
+            norm=self.norm,
+            position=self.position,
+        )
+
+    def attention(self, X: Any, *, per_head: bool = False) -> xr.DataArray:
+        """Return where each query looks.
+
+        Parameters
+        ----------
+        X : array or FeatureStore, shape (stimulus, channel, y, x), or images with a backbone
+        per_head : bool, default False
+            One map a head instead of their mean.
+
+        Returns
+        -------
+        DataArray, dims (stimulus, query, [head,] y, x)
+            Weights of the last layer, which sum to one over y and x; coordinates ``roi`` and ``hemisphere`` along
+            ``query``. A map explains routing, not the features that are read.
+        """
+
+        def weights(network: EncoderNetwork, features: torch.Tensor) -> torch.Tensor:
+            attention: torch.Tensor = network(features, return_attention=True).attention
+            return attention if per_head else attention.mean(2)
+
+        maps = self._run(X, weights)
+        maps = maps.reshape(*maps.shape[:-1], *self.grid_)
+        heads = ("head",) if per_head else ()
+        return xr.DataArray(
+            maps,
+            dims=("stimulus", "query", *heads, "y", "x"),
+            coords={name: ("query", self.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
+            name="attention",
+            attrs={"units": "share of attention", **provenance(self.seed, {"class": type(self).__name__})},
+        )
+
+
+class FactorizedEncoder(NetworkEncoder):
+    """A fixed spatial map times features [1]_: the control that cannot look elsewhere on another image.
+
+    Parameters
+    ----------
+    rois : DataArray (roi, unit) or mapping of str to bool mask, optional
+    backbone : str or Backbone, optional
+    spatial_map : {"unit", "roi"}
+        One map a unit, as a receptive field, or one a region and hemisphere.
+    epochs, batch_size, lr, weight_decay, clip, patience, validation_fraction, seed, device
+        As for :class:`BrainEncoder`.
+
+    References
+    ----------
+    .. [1] Klindt, Ecker, Euler & Bethge (2017). Neural system identification for large populations separating
+       "what" and "where". NeurIPS.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(40, 8, 3, 5)).astype("f4"), rng.normal(size=(40, 6)).astype("f4")
+    >>> dict(FactorizedEncoder(epochs=1).fit(X, y).spatial_maps().sizes)
+    {'query': 6, 'y': 3, 'x': 5}
+    """
+
+    def __init__(
+        self,
+        rois: Rois = None,
+        backbone: str | Backbone | None = None,
+        *,
+        spatial_map: str = "unit",
+        epochs: int = 60,
+        batch_size: int = 32,
+        lr: float = 2e-2,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        patience: int = 12,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.rois = rois
+        self.backbone = backbone
+        self.spatial_map = spatial_map
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.device = device
+
+    def _build(self) -> EncoderNetwork:
+        check_option("spatial_map", self.spatial_map, ("unit", "roi"))
+        masks, self.queries_ = query_masks(self._membership(), self.spatial_map)
+        n_left = n_left_units(self._membership())
+        return FactorizedNetwork(self.n_channels_, self.grid_, self.n_units_, masks, n_left=n_left)
+
+    def spatial_maps(self) -> xr.DataArray:
+        """Return the fitted maps.
+
+        Returns
+        -------
+        DataArray, dims (query, y, x)
+            Weights that sum to one over y and x.
+        """
+        check_is_fitted(self)
+        network = self.network_
+        if not isinstance(network, FactorizedNetwork):
+            raise TypeError(f"network_ must be a FactorizedNetwork, got {type(network).__name__}")
+        return xr.DataArray(
+            network.maps.detach().numpy().reshape(-1, *self.grid_),
+            dims=("query", "y", "x"),
+            coords={name: ("query", self.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
+            name="spatial_map",
+            attrs={"units": "share of weight", **provenance(self.seed, {"class": type(self).__name__})},
+        )
+
+
+class ProbeEncoder(NetworkEncoder):
+    """Multi-query attentive probe [1]_: attention without regions, since all units read one pooled vector.
+
+    Parameters
+    ----------
+    rois : DataArray (roi, unit) or mapping of str to bool mask, optional
+        Kept for the face all encoders share; hemispheres are taken from it.
+    backbone : str or Backbone, optional
+    queries : int
+        Probe queries, a divisor of ``width``.
+    width : int
+        Channels of the pooled vector.
+    epochs, batch_size, lr, weight_decay, clip, patience, validation_fraction, seed, device
+        As for :class:`BrainEncoder`.
+
+    References
+    ----------
+    .. [1] Psomas et al. (2025). Attention, please! Revisiting attentive probing through the lens of efficiency.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(40, 8, 3, 5)).astype("f4"), rng.normal(size=(40, 6)).astype("f4")
+    >>> ProbeEncoder(epochs=1).fit(X, y).predict(X).shape
+    (40, 6)
+    """
+
+    def __init__(
+        self,
+        rois: Rois = None,
+        backbone: str | Backbone | None = None,
+        *,
+        queries: int = 8,
+        width: int = 128,
+        epochs: int = 60,
+        batch_size: int = 32,
+        lr: float = 2e-3,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        patience: int = 12,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.rois = rois
+        self.backbone = backbone
+        self.queries = queries
+        self.width = width
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.device = device
+
+    def _build(self) -> EncoderNetwork:
+        n_left = n_left_units(self._membership())
+        return ProbeNetwork(
+            self.n_channels_, self.n_units_, n_left=n_left, queries=self.queries, width=self.width
+        )
+
+
+def query_masks(rois: xr.DataArray, readout: str) -> tuple[torch.Tensor | None, pd.DataFrame]:
+    """Return which units read which query, and the labels of the queries.
+
+    Parameters
+    ----------
+    rois : DataArray (roi, unit)
+    readout : {"roi", "hemisphere", "unit"}
+
+    Returns
+    -------
+    masks : Tensor of bool, shape (query, unit), or None for one query a unit
+        Left queries first; queries without units are left out, and units in no region read "rest".
+    queries : DataFrame
+        ``roi`` and ``hemisphere`` of each query.
+
+    Examples
+    --------
+    >>> rois = label_rois({"V1": [True, False, True]}, hemisphere=["left", "left", "right"])
+    >>> masks, queries = query_masks(rois, "roi")
+    >>> queries.hemisphere.str.cat(queries.roi, " ").tolist()
+    ['left V1', 'left rest', 'right V1']
+    """
+    check_option("readout", readout, BrainEncoder.READOUTS)
+    member, side = rois.values.astype(bool), rois["hemisphere"].values.astype(str)
+    if readout == "unit":
+        names = [" + ".join(rois["roi"].values[m]) or "rest" for m in member.T]
+        return None, pd.DataFrame({"roi": names, "hemisphere": side})
+    rows, labels = [], []
+    for hemisphere in ("left", "right", "none"):
+        here = side == hemisphere
+        candidates = {"all": np.ones_like(here)}
+        if readout == "roi":
+            candidates = dict(zip(rois["roi"].values, member, strict=True)) | {"rest": ~member.any(0)}
+        for name, mask in candidates.items():
+            if (mask & here).any():
+                rows.append(mask & here)
+                labels.append((str(name), hemisphere))
+    return torch.from_numpy(np.stack(rows)), pd.DataFrame(labels, columns=["roi", "hemisphere"])
+
+
+def n_left_units(rois: xr.DataArray) -> int:
+    """Return the number of units of the left hemisphere, or of all units where there are no hemispheres.
+
+    Examples
+    --------
+    >>> n_left_units(label_rois({"V1": [True, True, True]}, hemisphere=["left", "right", "right"]))
+    1
+    """
+    side = rois["hemisphere"].values
+    return int((side != "right").sum())
+
+
+def resolve_device(device: str) -> str:
+    """Return "cuda" where there is a GPU if "auto" is asked for, else the device as named.
+
+    Examples
+    --------
+    >>> resolve_device("cpu")
+    'cpu'
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"device {device!r} cannot be used: {str(error).splitlines()[0]}") from None
+    return device
+
+
+def _holdout(
+    n: int, fraction: float, seed: int, groups: ArrayLike | None
+) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return rows to train on and rows to watch, which share no stimulus."""
+    group = np.arange(n) if groups is None else np.unique(np.asarray(groups), return_inverse=True)[1]
+    check_shape("groups", group, n)
+    n_groups = int(group.max()) + 1
+    if n_groups < 2:
+        raise ValueError(f"X must hold at least 2 stimuli to watch the validation loss, got {n_groups}")
+    n_valid = min(max(1, round(fraction * n_groups)), n_groups - 1)
+    watched = np.isin(group, np.random.default_rng(seed).permutation(n_groups)[:n_valid])
+    return np.flatnonzero(~watched), np.flatnonzero(watched)
+
+
+def _target_statistics(y: Any, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Return mean and standard deviation of each unit over rows, read a block of rows at a time."""
+    total, squares = 0.0, 0.0
+    shift = np.asarray(y[rows[:1]], dtype=np.float64)[0]
+    for start in range(0, len(rows), 512):
+        block = np.asarray(y[rows[start : start + 512]], dtype=np.float64) - shift
+        if not np.isfinite(block).all():
+            raise ValueError("y must be finite, got NaN or infinity; drop those units first")
+        total, squares = total + block.sum(0), squares + (block**2).sum(0)
+    mean = total / len(rows)
+    scale = np.sqrt(np.maximum(squares / len(rows) - mean**2, 0))
+    scale = np.where(scale > 1e-12, scale, 1.0)  # a constant unit is predicted by its mean
+    return (mean + shift).astype(np.float32), scale.astype(np.float32)
