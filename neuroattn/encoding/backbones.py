@@ -101,8 +101,8 @@ class Backbone:
         attention inside that block of a vision transformer.
     input_size : tuple of int, (y, x), default (224, 224)
         Size of the image of the first pass, which finds the layers and their grids.
-    name : str, default "custom"
-        Kept in ``config``.
+    name, weights : str, optional
+        Kept in ``config``; what :func:`load_backbone` was asked for.
     device : str, default "cpu"
 
     Attributes
@@ -144,6 +144,7 @@ class Backbone:
         facet: str = "output",
         input_size: tuple[int, int] = (224, 224),
         name: str = "custom",
+        weights: str | None = None,
         device: str = "cpu",
     ) -> None:
         check_option("facet", facet, FACETS)
@@ -152,6 +153,7 @@ class Backbone:
         self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
         self.preprocessing = preprocessing
         self.name = name
+        self.weights = weights
         self.facet = facet
         self.input_size = preprocessing.size or input_size
         self._channels_last_output = getattr(model, "output_fmt", None) == "NHWC"
@@ -188,9 +190,10 @@ class Backbone:
 
     @property
     def config(self) -> dict[str, Any]:
-        """What was loaded and how, ready for JSON."""
+        """The arguments of :func:`load_backbone` and the preprocessing they gave, ready for JSON."""
         return {
             "name": self.name,
+            "weights": self.weights,
             "layer": self.layer,
             "facet": self.facet,
             "preprocessing": json.loads(json.dumps(asdict(self.preprocessing))),
@@ -206,6 +209,7 @@ class Backbone:
 
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the features: weights, layer, facet, preprocessing."""
+        # The digest stands for the weights, wherever they came from.
         config = json.dumps({**self.config, "weights": self._weights_digest}, sort_keys=True)
         return hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
 
@@ -238,7 +242,8 @@ class Backbone:
         handle = self.model.get_submodule(self._hooked).register_forward_hook(stop)
         try:
             with torch.inference_mode():
-                x = self.preprocessing(torch.from_numpy(np.ascontiguousarray(images)).to(self.device))
+                pixels = torch.from_numpy(np.array(images))  # a copy: torch wants it writable
+                x = self.preprocessing(pixels.to(self.device))
                 self.model(x)
         except _Reached as reached:
             features = self._as_map(reached.output, x.shape)
@@ -346,13 +351,17 @@ def load_backbone(
     --------
     >>> backbone = load_backbone("resnet18", weights="random", layer="block1", image_size=64)
     >>> backbone
-    Backbone('timm:resnet18 (random)', layer='layer1.1', facet='output')
+    Backbone('timm:resnet18', layer='layer1.1', facet='output')
     >>> backbone.extract(np.zeros((1, 48, 80, 3), np.uint8)).shape
     (1, 64, 16, 16)
     """
-    size = (image_size, image_size) if isinstance(image_size, int) else image_size
-    if size is not None and (len(size) != 2 or min(size) < 1):
-        raise ValueError(f"image_size must be positive px, or (y, x), got {image_size!r}")
+    size = None
+    if image_size is not None:
+        height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+        if min(height, width) < 1:
+            raise ValueError(f"image_size must be positive px, or (y, x), got {image_size!r}")
+        size = (height, width)
+    source = None if weights is None else str(weights)
     if name == "demo":
         model = _load_demo(weights)
         preprocessing = Preprocessing((127.0,) * 3, (128.0,) * 3, size or (224, 224), "bilinear")
@@ -361,7 +370,8 @@ def load_backbone(
             preprocessing,
             layer=layer or "block10",
             facet=facet,
-            name=_named("demo", weights),
+            name=name,
+            weights=source,
             device=device,
         )
 
@@ -386,13 +396,10 @@ def load_backbone(
         layer=layer,
         facet=facet,
         input_size=tuple(data["input_size"][1:]),
-        name=_named(f"timm:{architecture}", weights),
+        name=f"timm:{architecture}",
+        weights=source,
         device=device,
     )
-
-
-def _named(name: str, weights: str | Path | None) -> str:
-    return name if weights is None else f"{name} ({Path(weights).name})"
 
 
 def _size_options(

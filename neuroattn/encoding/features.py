@@ -1,0 +1,572 @@
+"""Features on disk and in batches: extracted once, checked, and read through one data set by every model."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+import zipfile
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import zarr
+from numpy.typing import ArrayLike, NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler, default_collate
+from zarr.codecs import Crc32cCodec
+
+from neuroattn._checks import check_option, check_range, check_seed, check_shape
+from neuroattn.datasets import ImageFiles, Images
+from neuroattn.encoding.backbones import Backbone
+
+_FORMAT = 1
+_DTYPES = ("float32", "float16")
+# Whole stimuli, because models read all of a stimulus; large enough for sequential speed, small enough that a
+# window of chunks fits in memory. Not compressed: float features barely shrink, and a read is then a copy.
+_CHUNK_BYTES = 8 * 2**20
+# Rows are shuffled within this many chunks; twice as many stay decoded (256 MB), so a window is read once.
+_WINDOW = 16
+_CACHED_CHUNKS = 2 * _WINDOW
+
+
+class Features(Protocol):
+    """Rows of features: an array, a memory map, or a :class:`FeatureStore`, which also has ``chunk``."""
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+
+    def __getitem__(self, rows: Any, /) -> Any: ...
+
+
+class FeatureStore:
+    """Features on disk, read by row.
+
+    A folder in zarr v3 format: chunks of whole stimuli, about 8 MB each, not compressed, each with a checksum
+    that every read verifies. Made by :func:`extract_features`. A few decoded chunks stay in memory.
+
+    Parameters
+    ----------
+    path : Path or str
+
+    Attributes
+    ----------
+    shape : tuple (stimulus, channel, y, x)
+    dtype : numpy dtype
+        float32 or float16.
+    chunk : int
+        Stimuli in one chunk.
+    attrs : dict
+        ``fingerprint`` and ``backbone`` (config) of the network, ``pool``, ``image_digest``, ``format``.
+
+    Raises
+    ------
+    FileNotFoundError
+        If there is no store at ``path``.
+    ValueError
+        If it is incomplete or of another format.
+    OSError
+        On reading a damaged chunk; extracting again repairs it.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.encoding.backbones import load_backbone
+    >>> backbone = load_backbone("test_vit", weights="random")
+    >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
+    >>> store = extract_features(images, backbone, Path(tempfile.mkdtemp()))
+    >>> again = FeatureStore(store.path)
+    >>> again.shape, again[[3, 0]].shape, again.attrs["backbone"]["layer"]
+    ((4, 64, 2, 3), (2, 64, 2, 3), 'blocks.5')
+    """
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        array = _open(self.path)
+        if array is None:
+            raise FileNotFoundError(f"{self.path} holds no feature store; make one with extract_features")
+        if array.attrs.get("format") != _FORMAT:
+            raise ValueError(
+                f"{self.path} must be a feature store of format {_FORMAT}; extract features again"
+            )
+        if array.nchunks_initialized != array.nchunks:
+            raise ValueError(
+                f"{self.path} holds {array.nchunks_initialized} of {array.nchunks} chunks; "
+                "extract features again to complete it"
+            )
+        self._array = array
+        self.shape: tuple[int, ...] = array.shape
+        self.dtype: np.dtype[Any] = array.dtype
+        self.chunk: int = array.chunks[0]
+        self.attrs: dict[str, Any] = dict(array.attrs)
+        self._decoded: OrderedDict[int, NDArray[Any]] = OrderedDict()
+
+    def __repr__(self) -> str:
+        return f"FeatureStore({str(self.path)!r}, shape={self.shape}, dtype={self.dtype})"
+
+    def __reduce__(self) -> tuple[type[FeatureStore], tuple[Path]]:
+        return FeatureStore, (self.path,)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, rows: Any) -> NDArray[Any]:
+        indices = np.arange(len(self))[rows]
+        flat = np.atleast_1d(indices)
+        out = np.empty((len(flat), *self.shape[1:]), self.dtype)
+        chunks = flat // self.chunk
+        for i in np.unique(chunks):
+            here = chunks == i
+            out[here] = self._read_chunk(int(i))[flat[here] - i * self.chunk]
+        return out if indices.ndim else out[0]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        return self[:].astype(dtype or self.dtype, copy=False)
+
+    def _read_chunk(self, i: int) -> NDArray[Any]:
+        if i in self._decoded:
+            self._decoded.move_to_end(i)
+            return self._decoded[i]
+        try:
+            block = _read_block(self._array, i)
+        except ValueError as error:
+            raise OSError(
+                f"chunk {i} of {self.path} is damaged ({error}); extract features again to repair it"
+            ) from None
+        self._decoded[i] = block
+        if len(self._decoded) > _CACHED_CHUNKS:
+            self._decoded.popitem(last=False)
+        return block
+
+
+def extract_features(
+    images: Images,
+    backbone: Backbone,
+    cache: Path | str,
+    *,
+    dtype: str = "float32",
+    pool: int | None = None,
+    batch_size: int = 32,
+    progress: Callable[[int], None] | None = None,
+) -> FeatureStore:
+    """Run a backbone over images once and keep the features in a folder.
+
+    The store lies in ``cache/<key>``, where the key is a hash of the network's weights, layer, facet and
+    preprocessing, of ``pool`` and ``dtype``, and of the content of the images. A second call with the same
+    things reads every chunk, verifies its checksum, and runs the network for missing and damaged chunks only;
+    so does a call after an interruption.
+
+    Parameters
+    ----------
+    images : uint8 array, shape (stimulus, y, x, 3), or ImageFiles
+    backbone : Backbone
+    cache : Path or str
+        Folder for stores; made if missing.
+    dtype : {"float32", "float16"}, default "float32"
+    pool : int, optional
+        Average the map to ``pool`` x ``pool`` (adaptive average pooling, as in torch) before storing. None
+        keeps the map.
+    batch_size : int, default 32
+        Images in one forward pass.
+    progress : callable, optional
+        Called with the number of images done since the last call.
+
+    Returns
+    -------
+    FeatureStore
+
+    Raises
+    ------
+    OSError
+        If the folder cannot be written, or is full.
+    ValueError
+        If features are not finite in ``dtype``.
+
+    Notes
+    -----
+    Image files are identified by their bytes, arrays by their pixels. Chunks are written under a temporary
+    name and renamed, so two processes may fill one store at the same time without harm.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.encoding.backbones import load_backbone
+    >>> backbone = load_backbone("test_vit", weights="random")
+    >>> images = np.zeros((3, 32, 48, 3), np.uint8)
+    >>> extract_features(images, backbone, Path(tempfile.mkdtemp()), pool=1, dtype="float16").shape
+    (3, 64, 1, 1)
+    """
+    check_option("dtype", dtype, _DTYPES)
+    check_shape("images", images, "stimulus", "y", "x", 3)
+    if not len(images):
+        raise ValueError("images must hold at least one image, got 0")
+    if pool is not None:
+        check_range("pool", pool, 1)
+    check_range("batch_size", batch_size, 1)
+    attrs = {
+        "format": _FORMAT,
+        "fingerprint": backbone.fingerprint(),
+        "backbone": backbone.config,
+        "pool": pool,
+        "image_digest": _image_digest(images),
+    }
+    key = hashlib.blake2b(json.dumps([attrs, dtype], sort_keys=True).encode(), digest_size=16).hexdigest()
+    folder = Path(cache) / key
+
+    def compute(low: int, high: int) -> NDArray[Any]:
+        block = torch.from_numpy(backbone.extract(images[low:high], batch_size=batch_size))
+        if pool is not None:
+            block = F.adaptive_avg_pool2d(block, pool)
+        with np.errstate(over="ignore"):  # an overflow becomes infinite, which the next line reports
+            features = block.numpy().astype(dtype)
+        if not np.isfinite(features).all():
+            raise ValueError(f"features of images {low}..{high - 1} are not finite in {dtype}")
+        return features
+
+    array = _open(folder)
+    if array is not None and not _matches(array, attrs, len(images), dtype):
+        array = None
+    if array is None:
+        shape = (len(images), *compute(0, 1).shape[1:])
+        with _writing(folder):
+            array = _create(folder, shape, dtype, attrs)
+    size = array.chunks[0]
+    for i, start in enumerate(range(0, len(images), size)):
+        stop = min(start + size, len(images))
+        if _is_valid(array, i):
+            if progress is not None:
+                progress(stop - start)
+            continue
+        parts = []
+        for low in range(start, stop, batch_size):
+            parts.append(compute(low, min(low + batch_size, stop)))
+            if progress is not None:
+                progress(len(parts[-1]))
+        with _writing(folder):
+            array[start:stop] = np.concatenate(parts)
+    return FeatureStore(folder)
+
+
+def estimate_cost(
+    backbone: Backbone,
+    n_images: int,
+    pool: int | None = None,
+    dtype: str = "float32",
+    *,
+    image_size: tuple[int, int] | None = None,
+) -> dict[str, Any]:
+    """Estimate what extracting features will take, from one timed batch.
+
+    Parameters
+    ----------
+    backbone : Backbone
+    n_images : int
+    pool : int, optional
+        As for :func:`extract_features`.
+    dtype : {"float32", "float16"}, default "float32"
+    image_size : tuple of int, (y, x), optional
+        Size of the images, px. None is the network's own size.
+
+    Returns
+    -------
+    dict
+        ``shape`` (stimulus, channel, y, x); ``bytes`` on disk; ``seconds`` of network time on this machine,
+        decoding of images not included.
+
+    Examples
+    --------
+    >>> from neuroattn.encoding.backbones import load_backbone
+    >>> cost = estimate_cost(load_backbone("test_vit", weights="random"), 1000, dtype="float16")
+    >>> cost["shape"], cost["bytes"]
+    ((1000, 64, 10, 10), 12800000)
+    """
+    check_option("dtype", dtype, _DTYPES)
+    check_range("n_images", n_images, 1)
+    batch = np.zeros((8, *(image_size or backbone.input_size), 3), np.uint8)
+    backbone.extract(batch)  # the first pass also allocates
+    start = time.perf_counter()
+    _, channels, *grid = backbone.extract(batch).shape
+    seconds = (time.perf_counter() - start) / len(batch) * n_images
+    shape = (n_images, channels, *(grid if pool is None else (pool, pool)))
+    return {"shape": shape, "bytes": int(np.prod(shape)) * np.dtype(dtype).itemsize, "seconds": seconds}
+
+
+def token_statistics(features: Features, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the mean and standard deviation of each channel over stimuli and positions.
+
+    Parameters
+    ----------
+    features : array or FeatureStore, shape (stimulus, channel, ...)
+    rows : int array, shape (row,)
+        Stimuli to use.
+
+    Returns
+    -------
+    mean, std : float64 array, shape (channel,)
+        The population standard deviation; 0 where a channel is constant.
+
+    Notes
+    -----
+    Reads one chunk at a time and merges the moments of chunks in float64 [1]_.
+
+    References
+    ----------
+    .. [1] Chan, Golub & LeVeque (1983). Algorithms for computing the sample variance. The American
+       Statistician.
+
+    Examples
+    --------
+    >>> mean, std = token_statistics(np.arange(8.0).reshape(2, 1, 2, 2), [0, 1])
+    >>> mean, std.round(3)
+    (array([3.5]), array([2.291]))
+    """
+    wanted = np.sort(_check_rows(rows, features.shape[0]))
+    if not len(wanted):
+        raise ValueError("rows must name at least one stimulus, got none")
+    in_memory = max(1, _CHUNK_BYTES // (4 * int(np.prod(features.shape[1:]))))
+    size = getattr(features, "chunk", in_memory)
+    count = 0
+    mean = np.zeros(features.shape[1])
+    squares = np.zeros(features.shape[1])
+    for part in np.split(wanted, np.flatnonzero(np.diff(wanted // size)) + 1):
+        block = np.asarray(features[part], np.float64)
+        block = np.moveaxis(block, 1, 0).reshape(len(mean), -1)
+        n = block.shape[1]
+        block_mean = block.mean(1)
+        shift = block_mean - mean
+        squares += ((block - block_mean[:, None]) ** 2).sum(1) + shift**2 * (count * n / (count + n))
+        mean += shift * (n / (count + n))
+        count += n
+    return mean, np.sqrt(squares / count)
+
+
+class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
+    """Pairs of features and responses for some rows, read in batches.
+
+    Parameters
+    ----------
+    features : array or FeatureStore, shape (stimulus, channel, y, x) or (stimulus, channel)
+        Or a memory map, or anything with ``shape`` and ``[rows]``.
+    rows : int array, shape (item,)
+        Stimulus of each item; item i of this data set is row ``rows[i]``.
+    responses : array or Responses, shape (stimulus, unit), optional
+        Aligned with ``features``. None for prediction: the second tensor then has no columns.
+    target_mean, target_scale : float array, shape (unit,), optional
+        Responses become ``(responses - target_mean) / target_scale``. None: 0 and 1.
+
+    Attributes
+    ----------
+    rows : int array, shape (item,)
+    chunk : int
+        Stimuli in one chunk of the store; 1 for features in memory.
+
+    Notes
+    -----
+    A batch is read at once and comes out collated, as float32: pass :func:`collate` as ``collate_fn``.
+
+    Examples
+    --------
+    >>> from torch.utils.data import DataLoader
+    >>> data = FeatureDataset(np.ones((9, 4, 2, 2), np.float16), np.arange(5), np.zeros((9, 3)))
+    >>> for x, y in DataLoader(data, batch_size=4, collate_fn=collate):
+    ...     print(tuple(x.shape), x.dtype, tuple(y.shape))
+    (4, 4, 2, 2) torch.float32 (4, 3)
+    (1, 4, 2, 2) torch.float32 (1, 3)
+    """
+
+    def __init__(
+        self,
+        features: Features,
+        rows: ArrayLike,
+        responses: Features | None = None,
+        *,
+        target_mean: ArrayLike | None = None,
+        target_scale: ArrayLike | None = None,
+    ) -> None:
+        self.features = features
+        self.rows = _check_rows(rows, features.shape[0])
+        self.chunk: int = getattr(features, "chunk", 1)
+        self.responses = responses
+        n_units = 0
+        if responses is not None:
+            n_units = check_shape("responses", responses, features.shape[0], "unit")[1]
+        self.target_mean = _check_target("target_mean", target_mean, n_units)
+        self.target_scale = _check_target("target_scale", target_scale, n_units)
+        if self.target_scale is not None and not (self.target_scale > 0).all():
+            raise ValueError(f"target_scale must be positive, got {self.target_scale.min()}")
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        x, y = self.__getitems__([index])
+        return x[0], y[0]
+
+    def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+        rows = self.rows[np.asarray(indices)]
+        x = torch.from_numpy(np.asarray(self.features[rows], np.float32))
+        if self.responses is None:
+            return x, torch.empty(len(rows), 0)
+        y = np.asarray(self.responses[rows], np.float32)
+        if self.target_mean is not None:
+            y = y - self.target_mean
+        if self.target_scale is not None:
+            y = y / self.target_scale
+        return x, torch.from_numpy(y)
+
+
+def collate(batch: Any) -> tuple[Tensor, Tensor]:
+    """Return a batch of :class:`FeatureDataset` as it is; stack a list of single items.
+
+    Examples
+    --------
+    >>> x, y = collate([(torch.zeros(4, 2, 2), torch.ones(3))] * 2)
+    >>> tuple(x.shape), tuple(y.shape)
+    ((2, 4, 2, 2), (2, 3))
+    """
+    if isinstance(batch, tuple):
+        return batch
+    x, y = default_collate(batch)
+    return x, y
+
+
+class ChunkShuffleSampler(Sampler[int]):
+    """Shuffle so that reads from a store stay local.
+
+    Chunks are put in random order and the items of every 16 successive chunks are mixed, so each chunk is
+    read once an epoch. Features in memory get a plain permutation. The order depends on (seed, epoch) only.
+
+    Parameters
+    ----------
+    dataset : FeatureDataset
+    seed : int
+
+    Examples
+    --------
+    >>> data = FeatureDataset(np.zeros((6, 1)), np.arange(6))
+    >>> sampler = ChunkShuffleSampler(data, seed=0)
+    >>> first = list(sampler)
+    >>> sampler.set_epoch(1)
+    >>> sorted(sampler) == list(range(6)), list(sampler) == first
+    (True, False)
+    """
+
+    def __init__(self, dataset: FeatureDataset, *, seed: int) -> None:
+        check_seed(seed)
+        self.dataset = dataset
+        self.seed = seed
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the order of an epoch, counted from 0."""
+        check_range("epoch", epoch, 0)
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng([self.seed, self.epoch])
+        order = rng.permutation(len(self))
+        if self.dataset.chunk > 1:
+            chunks, of_item = np.unique(self.dataset.rows // self.dataset.chunk, return_inverse=True)
+            window = rng.permutation(len(chunks))[of_item] // _WINDOW
+            order = order[np.argsort(window[order], kind="stable")]
+        yield from order.tolist()
+
+
+def _check_rows(rows: ArrayLike, n: int) -> NDArray[np.intp]:
+    rows = np.asarray(rows)
+    if rows.ndim != 1 or (rows.size and not np.issubdtype(rows.dtype, np.integer)):
+        raise ValueError(f"rows must be one axis of whole numbers, got {rows.dtype} of shape {rows.shape}")
+    if rows.size and not (rows.min() >= 0 and rows.max() < n):
+        raise ValueError(f"rows must lie in 0..{n - 1}, got {rows.min()}..{rows.max()}")
+    return rows.astype(np.intp)
+
+
+def _check_target(name: str, value: ArrayLike | None, n_units: int) -> NDArray[np.float32] | None:
+    if value is None:
+        return None
+    array = np.asarray(value, np.float32)
+    check_shape(name, array, n_units)
+    return array
+
+
+def _image_digest(images: Images) -> str:
+    """Hash images: the bytes of files, which need not be decoded, or else the pixels."""
+    digest = hashlib.blake2b(repr(tuple(images.shape)).encode(), digest_size=16)
+    if isinstance(images, ImageFiles):
+        for content in _encoded(images):
+            digest.update(hashlib.blake2b(content, digest_size=16).digest())
+    else:
+        for start in range(0, len(images), 64):
+            digest.update(np.ascontiguousarray(images[start : start + 64]).tobytes())
+    return digest.hexdigest()
+
+
+def _encoded(images: ImageFiles) -> Iterator[bytes]:
+    if images.archive is None:
+        yield from (Path(path).read_bytes() for path in images.paths)
+    else:
+        with zipfile.ZipFile(images.archive) as archive:
+            yield from (archive.read(str(path)) for path in images.paths)
+
+
+def _open(folder: Path) -> zarr.Array[Any] | None:
+    """Open the array in a folder; None if there is none or its description is damaged."""
+    try:
+        array = zarr.open_array(folder, mode="r+")
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return array
+
+
+def _matches(array: zarr.Array[Any], attrs: dict[str, Any], n_images: int, dtype: str) -> bool:
+    return (
+        dict(array.attrs) == attrs and array.shape[0] == n_images and array.dtype == dtype and array.ndim == 4
+    )
+
+
+def _create(folder: Path, shape: tuple[int, ...], dtype: str, attrs: dict[str, Any]) -> zarr.Array[Any]:
+    if folder.exists():  # nothing but a damaged or foreign store has this name
+        shutil.rmtree(folder)
+    row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
+    return zarr.create_array(
+        store=folder,
+        shape=shape,
+        chunks=(min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *shape[1:]),
+        dtype=dtype,
+        filters=None,
+        compressors=[Crc32cCodec()],
+        fill_value=float("nan"),  # features are finite, so NaN is a chunk that is missing
+        dimension_names=("stimulus", "channel", "y", "x"),
+        attributes=attrs,
+        config={"write_empty_chunks": True},
+    )
+
+
+def _read_block(array: zarr.Array[Any], i: int) -> NDArray[Any]:
+    size = array.chunks[0]
+    block: NDArray[Any] = np.asarray(array[i * size : (i + 1) * size])
+    return block
+
+
+def _is_valid(array: zarr.Array[Any], i: int) -> bool:
+    try:
+        return bool(np.isfinite(_read_block(array, i)).all())
+    except ValueError:  # the checksum is wrong
+        return False
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"features cannot be written to {folder}: {error.strerror or error}") from error
