@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -385,25 +385,24 @@ def _read_rois(folder: Path, sizes: Sequence[int]) -> dict[str, NDArray[np.bool_
     return membership
 
 
+# All that a pickled numpy array of plain objects refers to; numpy 1 and 2 name the module differently.
+_PICKLED_ARRAY = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype} | {
+    (f"numpy.{core}.multiarray", name): value
+    for core in ("core", "_core")
+    for name, value in (
+        ("_reconstruct", np.empty(0).__reduce__()[0]),
+        ("scalar", np.int64(0).__reduce__()[0]),
+    )
+}
+
+
 class _NamesUnpickler(pickle.Unpickler):
     """Unpickle numpy arrays of plain objects; every other global is refused, so nothing can run."""
 
-    _ADMITTED: ClassVar[dict[str, Any]] = {
-        "_reconstruct": np.empty(0).__reduce__()[0],
-        "scalar": np.int64(0).__reduce__()[0],
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-    }
-
     def find_class(self, module: str, name: str) -> Any:
-        expected = "numpy" if name in ("ndarray", "dtype") else "multiarray"
-        if name in self._ADMITTED and module in (
-            expected,
-            f"numpy.core.{expected}",
-            f"numpy._core.{expected}",
-        ):
-            return self._ADMITTED[name]
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        if (module, name) not in _PICKLED_ARRAY:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return _PICKLED_ARRAY[module, name]
 
 
 def _read_mapping(path: Path) -> dict[int, str]:
