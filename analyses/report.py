@@ -799,6 +799,8 @@ def _planted(
         "A model is better where the 95 % interval of the difference in r lies beyond zero, as compared "
         "above. A region of pure noise counts as planted when no model's interval lies above zero."
     )
+    if on_object:
+        caption += " Attention is the mean over the cued object; uniform attention would give 1."
     return [Table(caption, columns, rows)]
 
 
