@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.analyses.encoder_study import Progress, counting
+from neuroattn.datasets import Recording
 from neuroattn.encoding import Backbone, extract_features
 
 
@@ -40,4 +41,3 @@ def make_demo_recording(
     def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         report = None if progress is None else counting(progress, "features", len(images))
         return np.asarray(extract_features(images, backbone, cache, progress=report)[:], np.float32)
-

@@ -23,7 +23,7 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from zarr.codecs import Crc32cCodec
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
-from neuroattn.datasets import ImageFiles, Images
+from neuroattn.datasets import ImageFiles, Images, Rows
 from neuroattn.encoding.backbones import Backbone
 
 _FORMAT = 1
@@ -362,7 +362,8 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Attributes
     ----------
-    rows : int array, shape (item,)
+    rows, stored : int array, shape (item,)
+        Row of each item in ``features``, and in the store that a :class:`~neuroattn.datasets.Rows` looks at.
     chunk : int
         Stimuli in one chunk of the store; 1 for features in memory.
 
@@ -391,7 +392,13 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
     ) -> None:
         self.features = features
         self.rows = _check_rows(rows, features.shape[0])
-        self.chunk: int = getattr(features, "chunk", 1)
+        # Rows of a store lie in its chunks, wherever they are in the subset.
+        store, self.stored = (
+            (features.table, features.rows[self.rows])
+            if isinstance(features, Rows)
+            else (features, self.rows)
+        )
+        self.chunk: int = getattr(store, "chunk", 1)
         self.responses = responses
         n_units = 0
         if responses is not None:
@@ -475,7 +482,7 @@ class ChunkShuffleSampler(Sampler[int]):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self))
         if self.dataset.chunk > 1:
-            chunks, of_item = np.unique(self.dataset.rows // self.dataset.chunk, return_inverse=True)
+            chunks, of_item = np.unique(self.dataset.stored // self.dataset.chunk, return_inverse=True)
             window = rng.permutation(len(chunks))[of_item] // _WINDOW
             order = order[np.argsort(window[order], kind="stable")]
         yield from order.tolist()
