@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroattn.datasets import Recording, make_nsd_like
+from neuroattn.analyses.encoder_study import Progress, counting
+from neuroattn.datasets import Recording
 from neuroattn.encoding import Backbone, extract_features
 
 
@@ -19,7 +19,7 @@ def make_demo_recording(
     n_train: int = 600,
     n_test: int = 200,
     seed: int = 0,
-    progress: Callable[[str, int, int], None] | None = None,
+    progress: Progress | None = None,
 ) -> Recording:
     """Simulate a subject whose responses are planted on the features of a network.
 
@@ -36,14 +36,10 @@ def make_demo_recording(
     Returns
     -------
     Recording
-        See :func:`neuroattn.datasets.make_nsd_like`.
     """
 
     def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        def report(done: int) -> None:
-            if progress is not None:
-                progress("features", done, len(images))
-
-        return np.asarray(extract_features(images, backbone, Path(cache), progress=report)[:], np.float32)
+        report = None if progress is None else counting(progress, "features", len(images))
+        return np.asarray(extract_features(images, backbone, cache, progress=report)[:], np.float32)
 
     return make_nsd_like(n_train, n_test, seed=seed, features=features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shutil
@@ -149,6 +150,7 @@ def run_encoder_study(
         "recording": recording.name,
         "n_stimuli": recording.n_stimuli,
         "n_units": recording.n_units,
+        "data": fingerprint(recording),
         "models": list(models),
         "options": {k: dict(v) for k, v in (options or {}).items()},
         "backbone": None if backbone is None else backbone.config,
@@ -169,7 +171,7 @@ def run_encoder_study(
             backbone,
             out / "features" if cache is None else Path(cache),
             pool=pool,
-            progress=lambda done: report_step("features", done, recording.n_stimuli),
+            progress=counting(report_step, "features", recording.n_stimuli),
         )
     elif features is None:
         raise ValueError("backbone must be given for a recording of images without features")
@@ -180,7 +182,9 @@ def run_encoder_study(
     }
     applicable = [name for name in models if name not in reasons]
     if not applicable:
-        raise ValueError(f"model {', '.join(models)} needs spatial tokens, got features of shape {features.shape}")
+        raise ValueError(
+            f"model {', '.join(models)} needs spatial tokens, got features of shape {features.shape}"
+        )
 
     seeds = sorted({fold.seed for fold in folds}) if len(folds) > 1 else list(range(seed, seed + n_seeds))
     shown = shown_stimuli(folds)
@@ -232,24 +236,46 @@ def run_encoder_study(
         attention=attention,
         images=images,
         truth=shown_truth(recording, shown),
-        recording=recording,
-        config=config
-        | {
+        surface=recording.surface,
+        config={
             "command": command,
-            "not_applicable": {name: f"not applicable: {reason}" for name, reason in reasons.items()},
-            "n_train": int(np.mean([len(f.train) for f in folds])),
-            "n_test": int(np.mean([len(f.test) for f in folds])),
-            "n_folds": len({f.fold for f in folds}),
-            "features": list(features.shape[1:]),
+            "dataset": recording.name,
+            "backbone": "given features" if backbone is None else backbone.config["name"],
+            "layer": "" if backbone is None else backbone.config["layer"],
+            "split": str(split),
+            "seeds": [int(s) for s in seeds],
+            "n_train": len(folds[0].train),
+            "n_test": predictions.sizes["stimulus"],
+            "n_bootstrap": N_RESAMPLES,
             "notes": list(recording.notes),
-            "n_resamples": N_RESAMPLES,
-            "n_shuffles": N_SHUFFLES,
-            "seconds": round(time.monotonic() - started, 1),
             "versions": versions(),
+            "durations": {"in all": time.monotonic() - started},
+            "not_applicable": {name: f"not applicable: {reason}" for name, reason in reasons.items()},
         },
     )
     report_step("scores", 1, 1)
     return scores
+
+
+def counting(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
+    """Return a callback for steps just done that reports all steps done.
+
+    Examples
+    --------
+    >>> step = counting(print, "features", 96)
+    >>> step(32), step(32)
+    features 32 96
+    features 64 96
+    (None, None)
+    """
+    done = 0
+
+    def step(n: int) -> None:
+        nonlocal done
+        done += n
+        progress(stage, done, total)
+
+    return step
 
 
 def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
@@ -271,7 +297,9 @@ def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
     if stored.is_file():
         found = json.loads(stored.read_text())
         if not resume:
-            raise ValueError(f"out {out} holds a study already; give --resume to continue it or another folder")
+            raise ValueError(
+                f"out {out} holds a study already; give --resume to continue it or another folder"
+            )
         for key in wanted:
             if found.get(key) != wanted[key]:
                 raise ValueError(
@@ -283,6 +311,25 @@ def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
         raise ValueError(f"out {out} must be empty or hold a study to resume, got other files")
     out.mkdir(parents=True, exist_ok=True)
     write_json(stored, wanted)
+
+
+def fingerprint(recording: Recording) -> str:
+    """Return a hash of stimuli, regions and some responses, by which a resumed study knows its data.
+
+    Examples
+    --------
+    >>> from neuroattn.results import label_rois
+    >>> one = Recording("a", np.zeros((3, 1), "f4"), label_rois({"V1": [True]}),
+    ...                 stimulus_ids=np.array(["x", "y", "z"]), features=np.zeros((3, 2), "f4"))
+    >>> fingerprint(one) == fingerprint(replace(one, responses=np.ones((3, 1), "f4")))
+    False
+    """
+    rows = np.unique(np.linspace(0, recording.n_stimuli - 1, 16).astype(int))
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update("\n".join(recording.stimulus_ids.tolist()).encode())
+    digest.update(np.packbits(recording.rois.values).tobytes())
+    digest.update(np.ascontiguousarray(recording.responses[rows]).tobytes())
+    return digest.hexdigest()
 
 
 def average_repeats(recording: Recording) -> Recording:
@@ -332,7 +379,9 @@ def pool_tokens(features: NDArray[Any], pool: int) -> NDArray[np.float32]:
     import torch
 
     if features.ndim != 4:
-        raise ValueError(f"features must have shape (stimulus, channel, y, x) to be pooled, got {features.shape}")
+        raise ValueError(
+            f"features must have shape (stimulus, channel, y, x) to be pooled, got {features.shape}"
+        )
     tokens = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
     return torch.nn.functional.adaptive_avg_pool2d(tokens, pool).numpy()
 
@@ -343,7 +392,7 @@ def new_encoder(
     """Build an unfitted encoder for the units of a recording."""
     cls = MODELS[name]
     if issubclass(cls, NetworkEncoder):
-        return cls(rois=recording.rois, **({"seed": seed, "device": device} | dict(options)))  # type: ignore[call-arg]
+        return cls(rois=recording.rois, **({"seed": seed, "device": device} | dict(options)))
     return cls(**options)
 
 
@@ -421,7 +470,9 @@ def collect_predictions(
             "row": ("stimulus", tested),
         },
         name="prediction",
-        attrs={"units": "units of the responses" + (", minus the mean of training responses" if kfold else "")},
+        attrs={
+            "units": "units of the responses" + (", minus the mean of training responses" if kfold else "")
+        },
     )
 
 
@@ -436,11 +487,17 @@ def collect_attention(
             path = model_folder(out, "attention", seed, fold.fold) / "attention.nc"
             rows = np.intersect1d(fold.test, shown)
             if (len(folds) == 1 or fold.seed == seed) and len(rows) and path.is_file():
-                parts.append(xr.load_dataset(path, engine="h5netcdf")["attention"].assign_coords(row=("stimulus", rows)))
+                parts.append(
+                    xr.load_dataset(path, engine="h5netcdf")["attention"].assign_coords(
+                        row=("stimulus", rows)
+                    )
+                )
         if not parts:
             return None
         per_seed.append(xr.concat(parts, dim="stimulus").sortby("row"))
-    attention = xr.concat(per_seed, dim=pd.Index(list(seeds), name="seed"), coords="minimal", compat="override")
+    attention = xr.concat(
+        per_seed, dim=pd.Index(list(seeds), name="seed"), coords="minimal", compat="override"
+    )
     return attention.assign_coords(stimulus=recording.stimulus_ids[attention["row"].values].astype(str))
 
 
@@ -474,20 +531,22 @@ def score_predictions(
         the baseline.
     """
     y = np.asarray(recording.responses[predictions["row"].values])
-    ceiling = np.full(recording.n_units, np.nan) if recording.noise_ceiling is None else recording.noise_ceiling
+    ceiling = (
+        np.full(recording.n_units, np.nan) if recording.noise_ceiling is None else recording.noise_ceiling
+    )
     members = with_all_units(recording.rois)
     models, seeds = predictions["model"].values, predictions["seed"].values
     shape = (len(models), len(seeds), recording.n_units)
     r, interval = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
-    statistics = {
+    statistics: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
         "correlation": lambda values: values,
         "r2_over_ceiling": lambda values: r2_over_ceiling(values, ceiling, min_ceiling=min_ceiling),
     }
     resampled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
     shuffled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
     for m, model in enumerate(models):
-        draws = {name: 0.0 for name in statistics}
-        nulls = {name: 0.0 for name in statistics}
+        draws: dict[str, Any] = dict.fromkeys(statistics, 0.0)
+        nulls: dict[str, Any] = dict.fromkeys(statistics, 0.0)
         for s, _ in enumerate(seeds):
             predicted = predictions.sel(model=model).isel(seed=s).values
             r[m, s] = pearson_r(y, predicted)
@@ -508,7 +567,10 @@ def score_predictions(
             "correlation": (("model", "seed", "unit"), r),
             "correlation_ci": (("model", "seed", "unit", "bound"), interval),
             "noise_ceiling": ("unit", ceiling),
-            "r2_over_ceiling": (("model", "seed", "unit"), r2_over_ceiling(r, ceiling, min_ceiling=min_ceiling)),
+            "r2_over_ceiling": (
+                ("model", "seed", "unit"),
+                r2_over_ceiling(r, ceiling, min_ceiling=min_ceiling),
+            ),
             "r2_over_ceiling_algonauts": (("model", "seed", "unit"), r2_over_ceiling_algonauts(r, ceiling)),
         },
         coords={
@@ -533,7 +595,9 @@ def region_table(
 ) -> xr.Dataset:
     """Summarize unit scores by region, with intervals from resampled stimuli."""
     dims = ("model", "roi")
-    table = xr.Dataset(coords={"model": scores["model"].values, "roi": members["roi"].values, "bound": ["low", "high"]})
+    table = xr.Dataset(
+        coords={"model": scores["model"].values, "roi": members["roi"].values, "bound": ["low", "high"]}
+    )
     for name in resampled:
         summary = roi_summary(scores[name].mean("seed"), members)
         table[name] = (dims, summary["mean"].values)

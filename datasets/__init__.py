@@ -6,7 +6,15 @@ if __name__ != "neuroattn.datasets":
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
 from neuroattn.datasets.arrays import inspect_arrays, load_arrays
 from neuroattn.datasets.export import export_map
-from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, Rows, content_ids
+from neuroattn.datasets.recording import (
+    FileCheck,
+    ImageFiles,
+    Images,
+    Recording,
+    Responses,
+    Rows,
+    content_ids,
+)
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
 

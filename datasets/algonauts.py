@@ -8,7 +8,7 @@ import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -111,25 +111,30 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
         notes.append(f"dropped {n_dropped} of {sum(sizes)} vertices with responses that are not numbers")
     if withheld:
         notes.append("test responses are withheld; training images only")
-    truth, simulated = _read_simulation(folder)
+    stimulus_ids = np.concatenate(ids)
+    simulation = _read_simulation(folder, set(membership), len(stimulus_ids))
+    if simulation is not None:
+        stimulus_ids = np.asarray(simulation["stimulus_ids"][: len(stimulus_ids)])
+        membership = {region: membership[region] for region in simulation["rois"]}
+    truth = _read_truth(folder)
     if truth is not None and n_dropped and "unit" in truth.dims:
         truth = truth.isel(unit=keep)
     return Recording(
-        name=folder.name,
+        name=folder.name if simulation is None else simulation["name"],
         responses=Responses(blocks, keep if n_dropped else None),
         rois=label_rois(
-            {name: mask[keep] for name, mask in membership.items()},
+            {region: mask[keep] for region, mask in membership.items()},
             hemisphere=np.repeat(list(_SIDES), sizes)[keep],
             unit_kind="vertex",
             vertex_index=np.concatenate(vertices)[keep],
         ),
-        stimulus_ids=np.concatenate(ids),
+        stimulus_ids=stimulus_ids,
         images=ImageFiles(paths),
         noise_ceiling=None if ceiling is None else ceiling[keep],
         test=None if withheld else np.repeat([False, True], [len(part) for part in ids]),
         truth=truth,
-        simulated=simulated,
-        surface="fsaverage",
+        simulated=simulation is not None,
+        surface="fsaverage" if simulation is None else simulation["surface"],
         notes=tuple(notes),
     )
 
@@ -141,8 +146,8 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
     ----------
     recording : Recording
         Has images, a ``test`` partition and units on fsaverage or fsaverage5 vertices. Rows are ordered as
-        in the layout: training images first, ascending "nsd-IIIII" ids in both parts; units ascend by
-        vertex in each hemisphere.
+        in the layout: training images first, ascending "nsd-IIIII" ids in both parts, which a simulated
+        subject need not have; units ascend by vertex in each hemisphere.
     root : str or Path
         Folder in which ``subjNN`` is made; created if absent.
     subject : int
@@ -162,9 +167,13 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
 
     Notes
     -----
-    Beside the original files, regions of other names, and those that overlap within a class, go to further
-    classes "custom", "custom-2", ... of the same form, so regions come back grouped by class. The planted
-    truth of a simulated subject is ``truth.nc``, and ``simulated.json`` marks the subject as simulated.
+    Regions of other names than the published ones, and those that overlap within a class, go to further
+    classes "custom", "custom-2", ... of the same form; regions come back grouped by class. A recording on
+    fsaverage5 comes back on fsaverage, of which its vertices are the first. Features and notes have no place
+    in the layout.
+
+    A simulated subject comes back exactly: ``simulated.json`` marks it and keeps its name, surface, stimulus
+    ids and order of regions, and ``truth.nc`` is its planted truth. Its images are numbered by row.
 
     Examples
     --------
@@ -181,7 +190,7 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
     ['nsd-00003', 'nsd-00007', 'nsd-00004']
     """
     folder = _subject_folder(root, subject)
-    images, test = _check_writable(recording)
+    images, test, numbers = _check_writable(recording)
     if folder.exists():
         raise FileExistsError(f"{folder} exists; recordings are not overwritten, give another folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
@@ -190,7 +199,7 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
     units = {h: np.flatnonzero(sides == side) for side, h in _SIDES.items()}
     with replacing(folder) as temporary:
         for split, rows in (("train", np.flatnonzero(~test)), ("test", np.flatnonzero(test))):
-            _write_images(temporary, split, images, recording.stimulus_ids, rows)
+            _write_images(temporary, split, images, numbers, rows)
             for path, columns in zip(_fmri_files(temporary, split), units.values(), strict=True):
                 _write_responses(path, recording.responses, rows, columns)
         masks = temporary / "roi_masks"
@@ -213,7 +222,14 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
         if recording.truth is not None:
             write_netcdf(temporary / "truth.nc", recording.truth)
         if recording.simulated:
-            write_json(temporary / "simulated.json", {"simulated": True})
+            content = {
+                "simulated": True,
+                "name": recording.name,
+                "surface": recording.surface,
+                "rois": recording.rois.roi.values.tolist(),
+                "stimulus_ids": recording.stimulus_ids.tolist(),
+            }
+            write_json(temporary / "simulated.json", content)
     return folder
 
 
@@ -369,25 +385,24 @@ def _read_rois(folder: Path, sizes: Sequence[int]) -> dict[str, NDArray[np.bool_
     return membership
 
 
+# All that a pickled numpy array of plain objects refers to; numpy 1 and 2 name the module differently.
+_PICKLED_ARRAY = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype} | {
+    (f"numpy.{core}.multiarray", name): value
+    for core in ("core", "_core")
+    for name, value in (
+        ("_reconstruct", np.empty(0).__reduce__()[0]),
+        ("scalar", np.int64(0).__reduce__()[0]),
+    )
+}
+
+
 class _NamesUnpickler(pickle.Unpickler):
     """Unpickle numpy arrays of plain objects; every other global is refused, so nothing can run."""
 
-    _ADMITTED: ClassVar[dict[str, Any]] = {
-        "_reconstruct": np.empty(0).__reduce__()[0],
-        "scalar": np.int64(0).__reduce__()[0],
-        "ndarray": np.ndarray,
-        "dtype": np.dtype,
-    }
-
     def find_class(self, module: str, name: str) -> Any:
-        expected = "numpy" if name in ("ndarray", "dtype") else "multiarray"
-        if name in self._ADMITTED and module in (
-            expected,
-            f"numpy.core.{expected}",
-            f"numpy._core.{expected}",
-        ):
-            return self._ADMITTED[name]
-        raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        if (module, name) not in _PICKLED_ARRAY:
+            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
+        return _PICKLED_ARRAY[module, name]
 
 
 def _read_mapping(path: Path) -> dict[int, str]:
@@ -425,44 +440,60 @@ def _read_ceiling(folder: Path, sizes: Sequence[int]) -> NDArray[np.float64] | N
     return np.concatenate(parts)
 
 
-def _read_simulation(folder: Path) -> tuple[xr.Dataset | None, bool]:
-    truth, mark = folder / "truth.nc", folder / "simulated.json"
-    simulated = False
-    if mark.exists():
-        try:
-            simulated = json.loads(mark.read_text())["simulated"] is True
-        except (ValueError, KeyError, TypeError) as error:
-            raise ValueError(f'{mark} must hold {{"simulated": true}}: {error}') from None
-    if not truth.exists():
-        return None, simulated
+def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any] | None:
+    """Read what marks a simulated subject and restores what the layout has no place for."""
+    path = folder / "simulated.json"
+    if not path.exists():
+        return None
     try:
-        return xr.load_dataset(truth, engine="h5netcdf"), simulated
+        content: dict[str, Any] = json.loads(path.read_text())
+        fits = (
+            content["simulated"] is True
+            and isinstance(content["name"], str)
+            and content["surface"] in MESH_SIZES
+            and sorted(content["rois"]) == sorted(rois)
+            and len(content["stimulus_ids"]) >= n_rows
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} must describe a simulated subject: {error!r}") from None
+    if not fits:
+        raise ValueError(f"{path} must have the regions and the {n_rows} stimulus ids of its subject")
+    return content
+
+
+def _read_truth(folder: Path) -> xr.Dataset | None:
+    path = folder / "truth.nc"
+    if not path.exists():
+        return None
+    try:
+        return xr.load_dataset(path, engine="h5netcdf")
     except (OSError, ValueError) as error:
-        raise ValueError(f"{truth} cannot be read as netCDF: {error}") from None
+        raise ValueError(f"{path} cannot be read as netCDF: {error}") from None
 
 
 # Writing
 
 
-def _check_writable(recording: Recording) -> tuple[Any, NDArray[np.bool_]]:
-    """Return images and test partition of a recording that fits the layout."""
+def _check_writable(recording: Recording) -> tuple[Any, NDArray[np.bool_], NDArray[np.int64]]:
+    """Return images, test partition and nsd numbers of a recording that fits the layout."""
     test, rois = recording.test, recording.rois
     if recording.images is None:
         raise ValueError(f"recording {recording.name!r} must have images to be written, got features only")
     if test is None or test.all() or not test.any():
         raise ValueError(f"recording {recording.name!r} must have training and test rows, got one part only")
-    numbers = []
-    for row, stimulus_id in enumerate(recording.stimulus_ids):
-        match = re.fullmatch(r"nsd-(\d{5,})", str(stimulus_id))
-        if match is None:
-            raise ValueError(f"stimulus_ids must be 'nsd-IIIII', got {str(stimulus_id)!r} in row {row}")
-        numbers.append(int(match[1]))
     if np.any(np.diff(test.astype(int)) < 0):
         raise ValueError("test must be false in the first rows and true in the last; order the rows")
+    numbers = np.arange(recording.n_stimuli)
+    if not recording.simulated:
+        for row, stimulus_id in enumerate(recording.stimulus_ids):
+            match = re.fullmatch(r"nsd-(\d{5,})", str(stimulus_id))
+            if match is None:
+                raise ValueError(f"stimulus_ids must be 'nsd-IIIII', got {str(stimulus_id)!r} in row {row}")
+            numbers[row] = int(match[1])
     for part, name in ((~test, "training"), (test, "test")):
-        if np.any(np.diff(np.asarray(numbers)[part]) <= 0):
+        if np.any(np.diff(numbers[part]) <= 0):
             raise ValueError(f"stimulus_ids must ascend in the {name} rows and be distinct; order the rows")
-    if len(set(numbers)) < len(numbers):
+    if len(np.unique(numbers)) < len(numbers):
         raise ValueError("stimulus_ids must differ between training and test rows")
     sides, index = rois.hemisphere.values, rois.vertex_index.values
     if recording.surface not in MESH_SIZES or set(sides.tolist()) != _SIDES.keys():
@@ -471,7 +502,7 @@ def _check_writable(recording: Recording) -> tuple[Any, NDArray[np.bool_]]:
         at = index[sides == side]
         if np.any(np.diff(at) <= 0) or np.any((at < 0) | (at >= MESH_SIZES[recording.surface])):
             raise ValueError(f"vertex_index must ascend within the {side} {recording.surface} hemisphere")
-    return recording.images, test
+    return recording.images, test, numbers
 
 
 def _label_classes(rois: xr.DataArray) -> dict[str, tuple[dict[int, str], NDArray[np.int32]]]:
@@ -498,14 +529,14 @@ def _label_classes(rois: xr.DataArray) -> dict[str, tuple[dict[int, str], NDArra
 
 
 def _write_images(
-    folder: Path, split: str, images: Any, ids: NDArray[np.str_], rows: NDArray[np.intp]
+    folder: Path, split: str, images: Any, numbers: NDArray[np.int64], rows: NDArray[np.intp]
 ) -> None:
     from PIL import Image
 
     target = _image_folder(folder, split)
     target.mkdir(parents=True)
     for number, row in enumerate(rows, start=1):
-        Image.fromarray(images[int(row)]).save(target / f"{split}-{number:04d}_{ids[row]}.png")
+        Image.fromarray(images[int(row)]).save(target / f"{split}-{number:04d}_nsd-{numbers[row]:05d}.png")
 
 
 def _write_responses(path: Path, responses: Any, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:

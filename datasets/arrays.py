@@ -54,7 +54,8 @@ def load_arrays(
     ----------
     responses : str or Path
         Mean response of each unit to each stimulus. Also a 4-D NIfTI whose last axis is the stimulus, with
-        ``mask``, or GIFTI files, ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus.
+        ``mask``, or GIFTI files, ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus; metadata or
+        the name (lh, rh, hemi-L, hemi-R) say the hemisphere.
     orientation : {"stimulus-unit", "unit-stimulus"}
         Axes of ``responses``; NIfTI and GIFTI files are "unit-stimulus".
     images : str or Path, optional

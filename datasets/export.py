@@ -28,7 +28,7 @@ def export_map(
     recording : Recording
         Says where its units lie: on a surface mesh, or among the voxels of a mask.
     path_stem : str or Path
-        Path without ending; its folder exists.
+        Path without ending; its folder is created if absent.
     format : {"gifti", "mgh", "nifti"}
         "gifti" writes ``STEM_hemi-L.func.gii`` and ``STEM_hemi-R.func.gii``, "mgh" ``lh.STEM.mgh`` and
         ``rh.STEM.mgh``, of those hemispheres that have units; "nifti" writes ``STEM.nii.gz``.
@@ -44,8 +44,6 @@ def export_map(
     ------
     ValueError
         If the recording has no surface, or no mask, to write to.
-    FileNotFoundError
-        If the folder of ``path_stem`` does not exist.
 
     Examples
     --------
@@ -61,8 +59,6 @@ def export_map(
     values = np.asarray(values, dtype=np.float32)
     check_shape("values", values, recording.n_units)
     stem = Path(path_stem)
-    if not stem.parent.is_dir():
-        raise FileNotFoundError(f"path_stem must be in a folder that exists, got {stem}")
     if format == "nifti":
         return [_write_volume(values, recording, stem.with_name(f"{stem.name}.nii.gz"), name)]
     maps = to_surface(values, recording.rois, _count_mesh_vertices(recording))
@@ -76,8 +72,7 @@ def export_map(
         else:
             path = stem.with_name(f"{side[0]}h.{stem.name}.mgh")
             image = _mgh_image(maps[side])
-        with replacing(path) as temporary:
-            image.to_filename(temporary)
+        _write(image, path)
         paths.append(path)
     return paths
 
@@ -130,6 +125,11 @@ def _write_volume(values: NDArray[np.float32], recording: Recording, path: Path,
     volume[inside] = voxels
     image = nifti(volume, mask.affine, header=mask.header, dtype=np.float32)
     image.header["descrip"] = name.encode("ascii", "replace")[:79]
+    _write(image, path)
+    return path
+
+
+def _write(image: Any, path: Path) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as temporary:
         image.to_filename(temporary)
-    return path

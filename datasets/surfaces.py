@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
@@ -22,7 +22,17 @@ _MESH_FILES = {
 }
 
 
-def fsaverage5_mesh(hemisphere: str, kind: str = "infl") -> tuple[NDArray[np.float32], NDArray[np.int32]]:
+class Mesh(NamedTuple):
+    """Triangles on the points ``coordinates`` (vertex, 3); ``faces`` (face, 3) are indices of vertices.
+
+    nilearn's plotting functions take it as it is.
+    """
+
+    coordinates: NDArray[np.float32]
+    faces: NDArray[np.int32]
+
+
+def fsaverage5_mesh(hemisphere: str, kind: str = "infl") -> Mesh:
     """Return one hemisphere of fsaverage5, from the files that nilearn brings along.
 
     Parameters
@@ -32,15 +42,13 @@ def fsaverage5_mesh(hemisphere: str, kind: str = "infl") -> tuple[NDArray[np.flo
 
     Returns
     -------
-    coordinates : array, shape (vertex, 3)
-        Millimetres; 10,242 vertices.
-    faces : array, shape (face, 3)
-        Indices of vertices. The flat mesh is cut and has fewer faces.
+    Mesh
+        Coordinates of 10,242 vertices in millimetres; the flat mesh is cut and has fewer faces.
 
     Examples
     --------
-    >>> coordinates, faces = fsaverage5_mesh("left")
-    >>> coordinates.shape, faces.shape
+    >>> mesh = fsaverage5_mesh("left")
+    >>> mesh.coordinates.shape, mesh.faces.shape
     ((10242, 3), (20480, 3))
     """
     check_option("hemisphere", hemisphere, ("left", "right"))
@@ -48,7 +56,7 @@ def fsaverage5_mesh(hemisphere: str, kind: str = "infl") -> tuple[NDArray[np.flo
     from nilearn.datasets import load_fsaverage
 
     mesh: Any = load_fsaverage("fsaverage5")[_MESH_FILES[kind]].parts[hemisphere]
-    return np.asarray(mesh.coordinates, np.float32), np.asarray(mesh.faces, np.int32)
+    return Mesh(np.asarray(mesh.coordinates, np.float32), np.asarray(mesh.faces, np.int32))
 
 
 def to_surface(

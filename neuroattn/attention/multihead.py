@@ -74,6 +74,6 @@ class CrossAttention(nn.Module):
         if position is not None:
             # (X + P) W = X W + P W: the position is projected once, not once an image.
             k = k + F.linear(position, weight_kv[:dim])
-        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in (q, k, v))
+        q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
         read = attention(q, k, v, map=map)
         return self.out_proj(read.out.transpose(1, 2).flatten(2)), read.map

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -51,13 +52,8 @@ def human_bytes(n: float) -> str:
     >>> human_bytes(1_500_000)
     '1.5 MB'
     """
-    for unit in ("B", "kB", "MB", "GB"):
-        if n < 1000:
-            break
-        n /= 1000
-    else:
-        unit = "TB"
-    return f"{n:.0f} B" if unit == "B" else f"{n:.1f} {unit}"
+    power = min(int(np.log10(max(n, 1)) / 3), 4)
+    return f"{n:.0f} B" if power == 0 else f"{n / 1000**power:.1f} {('kB', 'MB', 'GB', 'TB')[power - 1]}"
 
 
 def print_checks(checks: Sequence[Any]) -> None:

@@ -30,15 +30,18 @@ def fit_encoder(
         bool, _option("--demo", help="Simulate a subject: no files, no network.", panel=DATA)
     ] = False,
     data: Annotated[
-        Path | None, _option("--data", help="Folder of the data set; file paths below are relative to it.", panel=DATA)
+        Path | None,
+        _option("--data", help="Folder of the data set; file paths below are relative to it.", panel=DATA),
     ] = None,
     layout: Annotated[str, _option("--layout", help="algonauts or arrays.", panel=DATA)] = "algonauts",
     subject: Annotated[int, _option("--subject", help="Subject number (algonauts).", panel=DATA)] = 1,
     images: Annotated[
-        str | None, _option("--images", help="Folder, zip archive or FILE[:key] of images (arrays).", panel=DATA)
+        str | None,
+        _option("--images", help="Folder, zip archive or FILE[:key] of images (arrays).", panel=DATA),
     ] = None,
     features: Annotated[
-        str | None, _option("--features", help="FILE[:key] of features, instead of images (arrays).", panel=DATA)
+        str | None,
+        _option("--features", help="FILE[:key] of features, instead of images (arrays).", panel=DATA),
     ] = None,
     responses: Annotated[
         str | None, _option("--responses", help="FILE[:key] of responses (arrays).", panel=DATA)
@@ -51,7 +54,11 @@ def fit_encoder(
     ] = None,
     repeats: Annotated[
         str | None,
-        _option("--repeats", help="FILE[:key] (unit, stimulus, repeat), NaN-padded: the ceiling (arrays).", panel=DATA),
+        _option(
+            "--repeats",
+            help="FILE[:key] (unit, stimulus, repeat), NaN-padded: the ceiling (arrays).",
+            panel=DATA,
+        ),
     ] = None,
     stimulus_ids: Annotated[
         str | None, _option("--stimulus-ids", help="FILE[:key] of stimulus identities (arrays).", panel=DATA)
@@ -67,11 +74,12 @@ def fit_encoder(
         _option("--split", help="given, test=N,seed=S, kfold=K,seeds=A-B, or a JSON file.", panel=DATA),
     ] = None,
     model: Annotated[
-        str, _option("--model", help="Comma-separated: attention, ridge, pooled-ridge, factorized, probe.", panel=MODEL)
+        str,
+        _option(
+            "--model", help="Comma-separated: attention, ridge, pooled-ridge, factorized, probe.", panel=MODEL
+        ),
     ] = "attention,ridge,pooled-ridge,factorized,probe",
-    backbone: Annotated[
-        str, _option("--backbone", help="demo, or any timm model.", panel=MODEL)
-    ] = "demo",
+    backbone: Annotated[str, _option("--backbone", help="demo, or any timm model.", panel=MODEL)] = "demo",
     layer: Annotated[str | None, _option("--layer", help="Layer, e.g. block10.", panel=MODEL)] = None,
     facet: Annotated[str, _option("--facet", help="output, q, k or v.", panel=MODEL)] = "output",
     image_size: Annotated[
@@ -108,12 +116,16 @@ def fit_encoder(
         str | None, _option("--export", help="Also write maps: gifti, mgh or nifti.", panel=RUN)
     ] = None,
     cache: Annotated[
-        Path | None, _option("--cache", help="Folder of stored features [default: the user's cache].", panel=RUN)
+        Path | None,
+        _option("--cache", help="Folder of stored features [default: the user's cache].", panel=RUN),
     ] = None,
     device: Annotated[str, _option("--device", help="auto, cpu, cuda ...", panel=RUN)] = "auto",
-    resume: Annotated[bool, _option("--resume", help="Continue an interrupted run in --out.", panel=RUN)] = False,
+    resume: Annotated[
+        bool, _option("--resume", help="Continue an interrupted run in --out.", panel=RUN)
+    ] = False,
     dry_run: Annotated[
-        bool, _option("--dry-run", help="Say what is there, what is missing and what it would cost.", panel=RUN)
+        bool,
+        _option("--dry-run", help="Say what is there, what is missing and what it would cost.", panel=RUN),
     ] = False,
 ) -> None:
     """Fit brain encoders to responses to images, side by side, and write a report.
@@ -246,14 +258,16 @@ def _print_plan(
 ) -> None:
     from neuroattn.encoding.features import estimate_cost
 
+    ceiling = "unknown" if recording.noise_ceiling is None else "known"
     typer.echo(
         f"{recording.name}: {recording.n_stimuli} stimuli, {recording.n_units} units, "
-        f"{recording.rois.sizes['roi']} regions, noise ceiling {'known' if recording.noise_ceiling is not None else 'unknown'}"
+        f"{recording.rois.sizes['roi']} regions, noise ceiling {ceiling}"
     )
     for note in recording.notes:
         typer.echo(f"  note: {note}")
     if network is not None and recording.images is not None:
-        cost = estimate_cost(network, recording.n_stimuli, pool=pool, image_shape=recording.images.shape[1:])
+        height, width = recording.images.shape[1:3]
+        cost = estimate_cost(network, recording.n_stimuli, pool=pool, image_size=(height, width))
         typer.echo(
             f"features: {human_bytes(cost['bytes'])} in {cache}, about {cost['seconds']:.0f} s to extract once"
         )

@@ -39,7 +39,9 @@ def make_algonauts(
             raise FileExistsError(f"{out / f'subj{number:02d}'} exists; subjects are not overwritten")
     if dry_run:
         size = (n_train + n_test) * 100_000  # a PNG of 224 x 224 takes about this
-        typer.echo(f"{len(numbers)} subjects, about {human_bytes(len(numbers) * size)} in {out}; nothing was written")
+        typer.echo(
+            f"{len(numbers)} subjects, about {human_bytes(len(numbers) * size)} in {out}; nothing was written"
+        )
         return
     network = load_backbone("demo")
     with progress_bars() as progress:

@@ -77,14 +77,18 @@ class Encoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[
         check_is_fitted(self)
         tensors, extra = self._fitted_state()
         params = {
-            name: value for name, value in self.get_params(deep=False).items() if name not in ("rois", "backbone")
+            name: value
+            for name, value in self.get_params(deep=False).items()
+            if name not in ("rois", "backbone")
         }
         backbone = self.backbone.config if isinstance(self.backbone, Backbone) else self.backbone
         config = {"class": type(self).__name__, "params": params, "backbone": backbone, **extra}
         config |= {"neuroattn_version": provenance(0, {})["neuroattn_version"]}
         with replacing(folder) as temporary:
             temporary.mkdir()
-            save_file({k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary / "model.safetensors")
+            save_file(
+                {k: np.ascontiguousarray(v) for k, v in tensors.items()}, temporary / "model.safetensors"
+            )
             write_json(temporary / "config.json", config)
 
     def _fitted_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
@@ -280,7 +284,9 @@ class RidgeEncoder(Encoder):
         check_is_fitted(self)
         stimuli = validate_data(self, self._read(X), allow_nd=True, dtype=np.float32, reset=False)
         design = (np.concatenate(self._blocks(stimuli, fit=False), axis=1) - self.mean_) / self.scale_
-        predicted: NDArray[np.float64] = _linear_kernel(design, self.X_fit_) @ self.dual_coef_ + self.intercept_
+        predicted: NDArray[np.float64] = (
+            _linear_kernel(design, self.X_fit_) @ self.dual_coef_ + self.intercept_
+        )
         return predicted[:, 0] if self.single_target_ else predicted
 
     def _read(self, X: Any) -> Any:
@@ -365,7 +371,9 @@ class PooledRidgeEncoder(RidgeEncoder):
         if fit:
             n, c, t = tokens.shape
             mean = tokens.mean((0, 2))
-            covariance = np.einsum("nct,ndt->cd", tokens, tokens, optimize=True) / (n * t) - np.outer(mean, mean)
+            covariance = np.einsum("nct,ndt->cd", tokens, tokens, optimize=True) / (n * t) - np.outer(
+                mean, mean
+            )
             self.components_ = np.linalg.eigh(covariance)[1][:, ::-1][:, : min(self.max_channels, c)]
             self.token_mean_ = mean
         z = np.einsum("nct,ck->nkt", tokens - self.token_mean_[:, None], self.components_, optimize=True)

@@ -78,9 +78,7 @@ class NetworkEncoder(Encoder):
         network.input_mean.copy_(torch.from_numpy(mean))
         network.input_scale.copy_(torch.from_numpy(scale).clamp_min(1e-6))
         train_set, valid_set = (
-            FeatureDataset(
-                features, rows, y, target_mean=self.target_mean_, target_scale=self.target_scale_
-            )
+            FeatureDataset(features, rows, y, target_mean=self.target_mean_, target_scale=self.target_scale_)
             for rows in (train, valid)
         )
         self.history_ = train_network(
@@ -117,7 +115,9 @@ class NetworkEncoder(Encoder):
         standard = self._run(X, lambda network, features: network(features))
         return standard * self.target_scale_ + self.target_mean_
 
-    def _run(self, X: Any, call: Callable[[EncoderNetwork, torch.Tensor], torch.Tensor]) -> NDArray[np.float32]:
+    def _run(
+        self, X: Any, call: Callable[[EncoderNetwork, torch.Tensor], torch.Tensor]
+    ) -> NDArray[np.float32]:
         """Call the network on batches in evaluation mode and join the results."""
         check_is_fitted(self)
         features = self._features(X)
@@ -189,7 +189,9 @@ class NetworkEncoder(Encoder):
         self.n_channels_, self.n_units_ = shapes["n_channels"], shapes["n_units"]
         self.target_mean_, self.target_scale_ = tensors.pop("target_mean"), tensors.pop("target_scale")
         self.network_ = self._new_network()
-        self.network_.load_state_dict({k.removeprefix("network."): torch.from_numpy(v) for k, v in tensors.items()})
+        self.network_.load_state_dict(
+            {k.removeprefix("network."): torch.from_numpy(v) for k, v in tensors.items()}
+        )
         self.network_.eval()
 
 

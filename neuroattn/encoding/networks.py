@@ -63,7 +63,10 @@ class EncoderNetwork(nn.Module):
         return self.n_units if self.routing is None else self.routing.n_regions
 
     def read(self, features: Tensor, map: str) -> tuple[Tensor, Tensor | None]:
-        """Return query tokens (batch, query, width) of standardised features and their map (batch, head, query, token) or None."""
+        """Return query tokens (batch, query, width) of standardised features, and their map or None.
+
+        The map has shape (batch, head, query, token).
+        """
         raise NotImplementedError(f"{type(self).__name__} must define read")
 
     def forward(self, features: Tensor, *, return_attention: bool = False) -> Tensor | EncoderOutput:
@@ -204,6 +207,7 @@ class AttentionNetwork(EncoderNetwork):
         height, width = features.shape[2:]
         if self.position == "none":
             return None
+        code: Tensor
         if self.learned_position is not None:
             code = self.learned_position(height, width)
         else:

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_shape
 from neuroattn.encoding.networks import AttentionNetwork, EncoderNetwork, FactorizedNetwork
@@ -96,7 +97,8 @@ def _query_masks(
         left, right = roi_masks["lh"], roi_masks["rh"]
         check_shape("roi_masks['lh']", left, "region", n_left)
         check_shape("roi_masks['rh']", right, left.shape[0], n_right)
-    return torch.block_diag(left.float(), right.float()).bool()
+    pad = (0, n_right), (n_left, 0)
+    return torch.cat([F.pad(left.bool(), pad[0]), F.pad(right.bool(), pad[1])])
 
 
 def _transformer(

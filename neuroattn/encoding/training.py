@@ -31,12 +31,14 @@ class Schedule(Callback):  # type: ignore[misc]
         self.lr, self.epochs, self.seed, self.warmup = lr, epochs, seed, warmup
 
     def on_epoch_begin(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Seed dropout and the order of rows by the epoch."""
         self.epoch = len(net.history) - 1
         self.batch = 0
         torch.manual_seed(np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0])
         net.iterator_train__sampler.set_epoch(self.epoch)
 
     def on_batch_begin(self, net: NeuralNet, training: bool = False, **kwargs: Any) -> None:
+        """Set the learning rate of the step."""
         if not training:
             return
         batches = math.ceil(len(net.iterator_train__sampler) / net.batch_size)
@@ -94,7 +96,9 @@ class Checkpoint(Callback):  # type: ignore[misc]
         with replacing(self.folder) as temporary:
             temporary.mkdir()
             # A clone, since tied or viewed tensors cannot be written.
-            save_file({k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary / "state.safetensors")
+            save_file(
+                {k: v.detach().cpu().clone() for k, v in tensors.items()}, temporary / "state.safetensors"
+            )
             write_json(temporary / "state.json", {"history": history, "stopping": stopping})
         self.written = time.monotonic()
 
@@ -106,6 +110,7 @@ class Progress(Callback):  # type: ignore[misc]
         self.report = report
 
     def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        """Report."""
         self.report(len(net.history))
 
 

@@ -40,9 +40,7 @@ def test_predictions_and_maps(vector):
     np.testing.assert_allclose(out.lh, vector["output.lh_pred"], atol=2e-5)
     np.testing.assert_allclose(out.rh, vector["output.rh_pred"], atol=2e-5)
     if "attn.layer0.per_head" in vector.files:
-        np.testing.assert_allclose(
-            out.attention.transpose(1, 2), vector["attn.layer0.per_head"], atol=2e-5
-        )
+        np.testing.assert_allclose(out.attention.transpose(1, 2), vector["attn.layer0.per_head"], atol=2e-5)
 
 
 def test_gradients(vector):

@@ -1,6 +1,7 @@
 """The Algonauts layout: what is written comes back, and what does not fit is refused in one line."""
 
 import dataclasses
+import json
 import os
 import pickle
 import shutil
@@ -8,6 +9,8 @@ import shutil
 import numpy as np
 import pytest
 import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from neuroattn.datasets import ImageFiles, Recording, inspect_algonauts, load_algonauts, write_algonauts
@@ -145,6 +148,27 @@ def test_regions_of_other_names_and_overlaps_are_kept(tmp_path):
     xr.testing.assert_identical(loaded, recording.rois)
 
 
+@given(
+    st.lists(
+        st.tuples(st.sampled_from(["V1v", "V1d", "EBA", "PPA", "a", "b", "c", "d"]), st.integers(0, 63)),
+        min_size=1,
+        unique_by=lambda region: region[0],
+    )
+)
+def test_no_membership_is_lost_in_label_files(regions):
+    """A label file gives a unit one region; any overlap must be spread over several files."""
+    from neuroattn.datasets.algonauts import _label_classes
+
+    masks = {name: np.array([bool(bits >> unit & 1) for unit in range(6)]) for name, bits in regions}
+    found = {
+        name: (labels == label).tolist()
+        for mapping, labels in _label_classes(label_rois(masks)).values()
+        for label, name in mapping.items()
+        if label
+    }
+    assert found == {name: mask.tolist() for name, mask in masks.items()}
+
+
 def test_rows_follow_numbers_beyond_four_digits(original, tmp_path):
     """Text order would put train-10000 before train-9999."""
     from neuroattn.datasets.algonauts import _list_images
@@ -169,6 +193,43 @@ def test_vertices_that_are_not_numbers_are_dropped(root):
     np.testing.assert_array_equal(recording.responses[:], whole.responses[:, keep])
     np.testing.assert_array_equal(recording.noise_ceiling, whole.noise_ceiling[keep])
     xr.testing.assert_identical(recording.rois, whole.rois[:, keep])
+
+
+def test_simulated_subject_comes_back_exactly(tmp_path):
+    """Its own ids, name, surface and order of regions, which the published layout has no place for."""
+    recording = make_recording(simulated=True)
+    index = np.concatenate([np.arange(N_LEFT), np.arange(N_RIGHT)])
+    masks = {"V1v": index < 5, "my area": index < 20, "aTL-faces": index > 30, "EBA": index == 2}
+    recording = dataclasses.replace(
+        recording,
+        name="simulated",
+        surface="fsaverage5",
+        stimulus_ids=np.array([f"simulated-{i}" for i in range(recording.n_stimuli)]),
+        rois=label_rois(masks, hemisphere=recording.rois.hemisphere, unit_kind="vertex", vertex_index=index),
+    )
+    folder = write_algonauts(recording, tmp_path, 1)
+    assert_same(recording, load_algonauts(tmp_path, 1))
+    names = sorted(path.name for path in (folder / "test_split/test_images").iterdir())
+    assert names[0] == "test-0001_nsd-00024.png"
+    shutil.rmtree(folder / "test_split/test_fmri")
+    np.testing.assert_array_equal(load_algonauts(tmp_path, 1).stimulus_ids, recording.stimulus_ids[:N_TRAIN])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"simulated": False},
+        {"name": 1},
+        {"surface": "fsLR"},
+        {"rois": ["V1v"]},
+        {"stimulus_ids": ["a"]},
+    ],
+)
+def test_simulation_that_is_not_of_its_subject_is_refused(tmp_path, change):
+    path = write_algonauts(make_recording(simulated=True), tmp_path, 3) / "simulated.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | change))
+    with pytest.raises(ValueError, match=r"simulated.json must have the regions and the 30 stimulus ids"):
+        load_algonauts(tmp_path, 3)
 
 
 def test_truth_follows_dropped_vertices(tmp_path):
@@ -308,7 +369,7 @@ def rename(folder, old, new):
         (
             lambda f: (f / "simulated.json").write_text("{}"),
             ValueError,
-            'simulated.json must hold {"simulated": true}',
+            r"simulated.json must describe a simulated subject: KeyError\('simulated'\)",
         ),
         (lambda f: (f / "truth.nc").write_text("no"), ValueError, "truth.nc cannot be read as netCDF"),
         (

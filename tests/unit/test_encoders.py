@@ -32,7 +32,11 @@ def make_data(n=60, channels=8, grid=(3, 5), n_units=6, seed=0):
     X = rng.normal(size=(n, channels, *grid)).astype(np.float32)
     y = X.mean((2, 3)) @ rng.normal(size=(channels, n_units)).astype(np.float32)
     rois = label_rois(
-        {"V1": np.arange(n_units) < 3, "FFA": np.isin(np.arange(n_units), (2, 4)), "RSC": np.zeros(n_units, bool)},
+        {
+            "V1": np.arange(n_units) < 3,
+            "FFA": np.isin(np.arange(n_units), (2, 4)),
+            "RSC": np.zeros(n_units, bool),
+        },
         hemisphere=["left"] * 4 + ["right"] * (n_units - 4),
     )
     return X, 3 * y + 7, rois
