@@ -156,7 +156,8 @@ def _gradients_kernel(
 
 
 def _tile(n: int) -> int:
-    return max(16, triton.next_power_of_2(n))
+    tile: int = triton.next_power_of_2(n)
+    return max(16, tile)
 
 
 def _config(tile: int, backward: bool) -> tuple[int, int, int]:
@@ -203,7 +204,8 @@ def forward(
     n_splits: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Keys, values and log mass of the slots; ``block`` and ``n_splits`` override the table."""
-    (n_batch, n_heads, n_tokens, width), width_v, n_concepts = k.shape, v.shape[-1], concept_k.shape[1]
+    n_batch, n_heads, n_tokens, width = k.shape
+    width_v, n_concepts = v.shape[-1], concept_k.shape[1]
     rows, slots = n_batch * n_heads, n_batch * n_heads * n_concepts
     concept_k, concept_v, log_kappa, tau = (x.contiguous() for x in (concept_k, concept_v, log_kappa, tau))
     mask = None if mask is None else mask.contiguous()
@@ -249,7 +251,8 @@ def token_gradients(
     n_splits: int | None = None,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Do what ``op._token_gradients`` does; ``block`` and ``n_splits`` override the table."""
-    (n_batch, n_heads, n_tokens, width), width_v, n_concepts = k.shape, v.shape[-1], concept_k.shape[1]
+    n_batch, n_heads, n_tokens, width = k.shape
+    width_v, n_concepts = v.shape[-1], concept_k.shape[1]
     rows = n_batch * n_heads
     concept_k, tau, grad_keys, grad_values, offset, log_mass = (
         x.contiguous() for x in (concept_k, tau, grad_keys, grad_values, offset, log_mass)
@@ -293,7 +296,7 @@ def lint_variants() -> list[Any]:
         )
         numbers = dict.fromkeys(["n_splits", "n_slots", "n_head_slots", "width"], "i32") | {"tiny": "fp32"}
         for tile in (16, 64, 128):
-            constants = {"BLOCK_M": 16, "BLOCK_D": tile}
+            constants: dict[str, Any] = {"BLOCK_M": 16, "BLOCK_D": tile}
             aligned = tuple(posterior)
             variants.append(Variant(_posterior_kernel, posterior | numbers, constants, 2, 3, aligned, False))
             for precision in ("tf32x3", "tf32") if dtype == "fp32" else ("tf32",):
