@@ -26,7 +26,15 @@ Rois = xr.DataArray | Mapping[str, ArrayLike] | None
 
 
 class NetworkEncoder(Encoder):
-    """Base of encoders that are networks: training, prediction, storing."""
+    """Base of encoders that are networks: training, prediction, storing.
+
+    Examples
+    --------
+    >>> X, y = np.zeros((20, 4, 2, 2), "f4"), np.random.default_rng(0).normal(size=(20, 3))
+    >>> encoder = ProbeEncoder(epochs=2, seed=1).fit(X, y)
+    >>> isinstance(encoder, NetworkEncoder), len(encoder.history_)
+    (True, 2)
+    """
 
     needs_tokens = True
     rois: Rois
