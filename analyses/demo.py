@@ -41,3 +41,5 @@ def make_demo_recording(
     def features(images: NDArray[np.uint8]) -> NDArray[np.float32]:
         report = None if progress is None else counting(progress, "features", len(images))
         return np.asarray(extract_features(images, backbone, cache, progress=report)[:], np.float32)
+
+    return make_nsd_like(n_train, n_test, seed=seed, features=features)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import platform
 import shutil
@@ -149,6 +150,7 @@ def run_encoder_study(
         "recording": recording.name,
         "n_stimuli": recording.n_stimuli,
         "n_units": recording.n_units,
+        "data": fingerprint(recording),
         "models": list(models),
         "options": {k: dict(v) for k, v in (options or {}).items()},
         "backbone": None if backbone is None else backbone.config,
@@ -309,6 +311,25 @@ def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
         raise ValueError(f"out {out} must be empty or hold a study to resume, got other files")
     out.mkdir(parents=True, exist_ok=True)
     write_json(stored, wanted)
+
+
+def fingerprint(recording: Recording) -> str:
+    """Return a hash of stimuli, regions and some responses, by which a resumed study knows its data.
+
+    Examples
+    --------
+    >>> from neuroattn.results import label_rois
+    >>> one = Recording("a", np.zeros((3, 1), "f4"), label_rois({"V1": [True]}),
+    ...                 stimulus_ids=np.array(["x", "y", "z"]), features=np.zeros((3, 2), "f4"))
+    >>> fingerprint(one) == fingerprint(replace(one, responses=np.ones((3, 1), "f4")))
+    False
+    """
+    rows = np.unique(np.linspace(0, recording.n_stimuli - 1, 16).astype(int))
+    digest = hashlib.blake2b(digest_size=8)
+    digest.update("\n".join(recording.stimulus_ids.tolist()).encode())
+    digest.update(np.packbits(recording.rois.values).tobytes())
+    digest.update(np.ascontiguousarray(recording.responses[rows]).tobytes())
+    return digest.hexdigest()
 
 
 def average_repeats(recording: Recording) -> Recording:

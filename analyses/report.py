@@ -385,18 +385,21 @@ def summarise(roi_scores: xr.Dataset) -> list[str]:
     1 of 2 regions: V1 (ridge). Neither is clearly better in 1 of 2: FFA.
     """
     model = contender(roi_scores)
-    found = {roi: winner for roi, winner in verdicts(roi_scores).items() if roi != "all"}
+    found = verdicts(roi_scores)
+    if len(found) > 1:
+        found.pop("all", None)  # the other regions make it up
     if model is None or not found:
         return ["No model was compared with a baseline in this run."]
     won = [roi for roi, winner in found.items() if winner == model]
     lost = [f"{roi} ({winner})" for roi, winner in found.items() if winner not in ("", model)]
     even = [roi for roi, winner in found.items() if not winner]
     n = len(found)
+    noun = "region" if n == 1 else "regions"
     parts = [
         f"The {model} model predicts better than the best baseline in "
-        + (f"{len(won)} of {n} regions: {', '.join(won)}." if won else "no region."),
+        + (f"{len(won)} of {n} {noun}: {', '.join(won)}." if won else "no region."),
         "A baseline predicts better in "
-        + (f"{len(lost)} of {n} regions: {', '.join(lost)}." if lost else "no region."),
+        + (f"{len(lost)} of {n} {noun}: {', '.join(lost)}." if lost else "no region."),
     ]
     if even:
         parts.append(f"Neither is clearly better in {len(even)} of {n}: {', '.join(even)}.")

@@ -326,9 +326,10 @@ def token_statistics(features: Features, rows: ArrayLike) -> tuple[NDArray[np.fl
     >>> mean, std.round(3)
     (array([3.5]), array([2.291]))
     """
-    wanted = np.sort(_check_rows(rows, features.shape[0]))
+    features, wanted = _locate(features, _check_rows(rows, features.shape[0]))
     if not len(wanted):
         raise ValueError("rows must name at least one stimulus, got none")
+    wanted = np.sort(wanted)
     in_memory = max(1, _CHUNK_BYTES // (4 * int(np.prod(features.shape[1:]))))
     size = getattr(features, "chunk", in_memory)
     count = 0
@@ -362,8 +363,11 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 
     Attributes
     ----------
-    rows, stored : int array, shape (item,)
-        Row of each item in ``features``, and in the store that a :class:`~neuroattn.datasets.Rows` looks at.
+    rows : int array, shape (item,)
+    features : array or FeatureStore
+        What is read; the table itself where a :class:`~neuroattn.datasets.Rows` of it was given.
+    feature_rows : int array, shape (item,)
+        Row of ``features`` of each item.
     chunk : int
         Stimuli in one chunk of the store; 1 for features in memory.
 
@@ -390,15 +394,9 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         target_mean: ArrayLike | None = None,
         target_scale: ArrayLike | None = None,
     ) -> None:
-        self.features = features
         self.rows = _check_rows(rows, features.shape[0])
-        # Rows of a store lie in its chunks, wherever they are in the subset.
-        store, self.stored = (
-            (features.table, features.rows[self.rows])
-            if isinstance(features, Rows)
-            else (features, self.rows)
-        )
-        self.chunk: int = getattr(store, "chunk", 1)
+        self.features, self.feature_rows = _locate(features, self.rows)
+        self.chunk: int = getattr(self.features, "chunk", 1)
         self.responses = responses
         n_units = 0
         if responses is not None:
@@ -416,11 +414,11 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
         return x[0], y[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-        rows = self.rows[np.asarray(indices)]
-        x = torch.from_numpy(np.asarray(self.features[rows], np.float32))
+        items = np.asarray(indices)
+        x = torch.from_numpy(np.asarray(self.features[self.feature_rows[items]], np.float32))
         if self.responses is None:
-            return x, torch.empty(len(rows), 0)
-        y = np.asarray(self.responses[rows], np.float32)
+            return x, torch.empty(len(items), 0)
+        y = np.asarray(self.responses[self.rows[items]], np.float32)
         if self.target_mean is not None:
             y = y - self.target_mean
         if self.target_scale is not None:
@@ -482,7 +480,7 @@ class ChunkShuffleSampler(Sampler[int]):
         rng = np.random.default_rng([self.seed, self.epoch])
         order = rng.permutation(len(self))
         if self.dataset.chunk > 1:
-            chunks, of_item = np.unique(self.dataset.stored // self.dataset.chunk, return_inverse=True)
+            chunks, of_item = np.unique(self.dataset.feature_rows // self.dataset.chunk, return_inverse=True)
             window = rng.permutation(len(chunks))[of_item] // _WINDOW
             order = order[np.argsort(window[order], kind="stable")]
         yield from order.tolist()
@@ -495,6 +493,14 @@ def _check_rows(rows: ArrayLike, n: int) -> NDArray[np.intp]:
     if rows.size and not (rows.min() >= 0 and rows.max() < n):
         raise ValueError(f"rows must lie in 0..{n - 1}, got {rows.min()}..{rows.max()}")
     return rows.astype(np.intp)
+
+
+def _locate(features: Features, rows: NDArray[np.intp]) -> tuple[Features, NDArray[np.intp]]:
+    """Look through views to the table that is read, whose chunks decide the order of reading."""
+    while isinstance(features, Rows):
+        rows = features.rows[rows]
+        features = features.table
+    return features, rows
 
 
 def _check_target(name: str, value: ArrayLike | None, n_units: int) -> NDArray[np.float32] | None:

@@ -18,7 +18,7 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
-from neuroattn.datasets import ImageFiles
+from neuroattn.datasets import ImageFiles, Rows
 from neuroattn.encoding import features as module
 from neuroattn.encoding.backbones import Backbone, Preprocessing
 from neuroattn.encoding.features import (
@@ -359,6 +359,19 @@ def test_store_in_worker_processes_equals_memory(tmp_path):
     data = FeatureDataset(store, np.arange(10)[::-1])
     loader = DataLoader(data, batch_size=4, collate_fn=collate, num_workers=1)
     assert_array_equal(torch.cat([x for x, _ in loader]).numpy(), store[:][::-1])
+
+
+def test_view_of_a_store_is_read_from_the_store(tmp_path):
+    store = extract_features(make_images(), make_backbone(), tmp_path)
+    view = Rows(store, np.array([9, 2, 0, 7, 5]))
+    responses = np.arange(5.0)[:, None]
+    data = FeatureDataset(view, [4, 0, 1], responses)
+    assert data.chunk == CHUNK
+    x, y = data.__getitems__([0, 2])
+    assert_array_equal(x.numpy(), store[[5, 2]])
+    assert_array_equal(y.numpy(), [[4], [1]])
+    for got, want in zip(token_statistics(view, [4, 0]), token_statistics(store, [5, 9]), strict=True):
+        assert_array_equal(got, want)
 
 
 def test_subset_is_read_in_batches():
