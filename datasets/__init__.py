@@ -15,6 +15,7 @@ from neuroattn.datasets.recording import (
     Rows,
     content_ids,
 )
+from neuroattn.datasets.simulated import make_nsd_like
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
 
@@ -33,6 +34,7 @@ __all__ = [
     "inspect_arrays",
     "load_algonauts",
     "load_arrays",
+    "make_nsd_like",
     "split_stimuli",
     "to_surface",
     "write_algonauts",
