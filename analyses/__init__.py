@@ -2,3 +2,8 @@
 
 if __name__ != "neuroattn.analyses":
     raise ImportError("import neuroattn.analyses; the top-level folder analyses/ is not a package of its own")
+
+from neuroattn.analyses.encoder_study import run_encoder_study
+from neuroattn.analyses.report import seed_agreement, write_encoder_report
+
+__all__ = ["run_encoder_study", "seed_agreement", "write_encoder_report"]

@@ -6,6 +6,7 @@ import hashlib
 import json
 import platform
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -145,8 +146,27 @@ def run_encoder_study(
     started = time.monotonic()
     report_step = progress or (lambda stage, done, total: None)
     check_range("n_seeds", n_seeds, 1)
+    check_range("min_ceiling", min_ceiling, 0, 1)
     for name in models:
         check_option("model", name, MODELS)
+    shape = feature_shape(recording, backbone, pool)
+    reasons = {
+        name: "not applicable: no spatial tokens"
+        for name in models
+        if MODELS[name].needs_tokens and len(shape) != 3
+    }
+    applicable = [name for name in models if name not in reasons]
+    if not applicable:
+        raise ValueError(f"model {', '.join(models)} needs spatial tokens, got features of shape {shape}")
+    # What does not fit is refused before anything is written.
+    for name in applicable:
+        encoder = new_encoder(name, recording, (options or {}).get(name, {}), seed, device)
+        if isinstance(encoder, NetworkEncoder):
+            encoder.build_network(shape[0], (shape[1], shape[2]), recording.n_units)
+    if export is not None:
+        with tempfile.TemporaryDirectory() as trial:
+            nothing = np.full(recording.n_units, np.nan)
+            export_map(nothing, recording, Path(trial) / "map", export, name="trial")
     recording = average_repeats(recording)
     folds = split_stimuli(recording.stimulus_ids, split, test=recording.test)
     out = Path(out)
@@ -168,9 +188,7 @@ def run_encoder_study(
     open_study(out, config, resume)
 
     features: Any = recording.features
-    if backbone is not None:
-        if recording.images is None:
-            raise ValueError("backbone must be None for a recording without images")
+    if backbone is not None and recording.images is not None:
         features = extract_features(
             recording.images,
             backbone,
@@ -178,18 +196,8 @@ def run_encoder_study(
             pool=pool,
             progress=counting(report_step, "features", recording.n_stimuli),
         )
-    elif features is None:
-        raise ValueError("backbone must be given for a recording of images without features")
     elif pool is not None:
-        features = pool_tokens(np.asarray(features), pool)
-    reasons = {
-        name: "not applicable: no spatial tokens" for name in models if MODELS[name].needs_tokens and len(features.shape) != 4
-    }
-    applicable = [name for name in models if name not in reasons]
-    if not applicable:
-        raise ValueError(
-            f"model {', '.join(models)} needs spatial tokens, got features of shape {features.shape}"
-        )
+        features = pool_tokens(features, pool)
 
     seeds = sorted({fold.seed for fold in folds}) if len(folds) > 1 else list(range(seed, seed + n_seeds))
     shown = shown_stimuli(folds)
@@ -355,6 +363,33 @@ def fingerprint(recording: Recording) -> str:
     return digest.hexdigest()
 
 
+def feature_shape(recording: Recording, backbone: Backbone | None, pool: int | None) -> tuple[int, ...]:
+    """Return the shape of the features of one stimulus, (channel, y, x), or (channel,) without tokens.
+
+    Examples
+    --------
+    >>> from neuroattn.results import label_rois
+    >>> cells = Recording("a", np.zeros((3, 1), "f4"), label_rois({"V4": [True]}),
+    ...                   stimulus_ids=np.arange(3).astype(str), features=np.zeros((3, 8, 14, 14), "f4"))
+    >>> feature_shape(cells, None, pool=7)
+    (8, 7, 7)
+    """
+    if backbone is not None:
+        if recording.images is None:
+            raise ValueError("backbone must be None for a recording without images")
+        shape: tuple[int, ...] = (backbone.n_channels, *backbone.grid)
+    elif recording.features is not None:
+        shape = tuple(recording.features.shape[1:])
+    else:
+        raise ValueError("backbone must be given for a recording of images without features")
+    if pool is None:
+        return shape
+    check_range("pool", pool, 1)
+    if len(shape) != 3:
+        raise ValueError(f"pool must be None for features without spatial tokens, got {pool}")
+    return (shape[0], pool, pool)
+
+
 def average_repeats(recording: Recording) -> Recording:
     """Average rows that show the same stimulus.
 
@@ -401,11 +436,7 @@ def pool_tokens(features: NDArray[Any], pool: int) -> NDArray[np.float32]:
     """
     import torch
 
-    if features.ndim != 4:
-        raise ValueError(
-            f"features must have shape (stimulus, channel, y, x) to be pooled, got {features.shape}"
-        )
-    tokens = torch.from_numpy(np.ascontiguousarray(features, dtype=np.float32))
+    tokens = torch.from_numpy(np.array(features, dtype=np.float32))  # a copy: torch wants it writable
     return torch.nn.functional.adaptive_avg_pool2d(tokens, pool).numpy()
 
 
@@ -487,9 +518,10 @@ def collect_predictions(
         table,
         dims=("model", "seed", "stimulus", "unit"),
         coords={
-            "model": list(models),
+            # Text of any length: zarr has no specification for text of a fixed one, and would warn.
+            "model": np.asarray(models, dtype=object),
             "seed": list(seeds),
-            "stimulus": recording.stimulus_ids[tested].astype(str),
+            "stimulus": recording.stimulus_ids[tested].astype(object),
             "row": ("stimulus", tested),
         },
         name="prediction",

@@ -15,7 +15,13 @@ from neuroattn._checks import check_shape
 
 @dataclass(frozen=True)
 class Fold:
-    """Rows of one partition: ``train`` and ``test`` hold row indices, shape (row,)."""
+    """Rows of one partition: ``train`` and ``test`` hold row indices, shape (row,).
+
+    Examples
+    --------
+    >>> split_stimuli(["a", "b", "c", "a"], "test=1,seed=0")[0].train
+    array([0, 1, 3])
+    """
 
     seed: int
     fold: int

@@ -26,6 +26,13 @@ class AttentionOutput(NamedTuple):
     lse : Tensor, shape (batch, head, query)
         Log-sum-exp of the biased scores over the visible keys, in the dtype of the map;
         minus infinity where no key is visible.
+
+    Examples
+    --------
+    >>> q = k = v = torch.zeros(1, 1, 2, 4)
+    >>> attention(q, k, v, map="mean").map
+    tensor([[[0.5000, 0.5000],
+             [0.5000, 0.5000]]])
     """
 
     out: Tensor

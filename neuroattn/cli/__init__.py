@@ -31,11 +31,16 @@ def main() -> None:
     from neuroattn.cli import fit_encoder, make_data  # noqa: F401 (each registers its verb)
 
     try:
-        app()
+        code = app(standalone_mode=False)
+    except typer.TyperException as error:
+        message = error.format_message()
+        if message:  # without arguments the help has been shown instead
+            typer.echo(f"Error: {message}", err=True)
+        sys.exit(2)
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"Error: {message}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
+    if code == 130:  # what typer makes of Ctrl-C
         typer.echo("Interrupted; finished work is kept, --resume continues", err=True)
-        sys.exit(130)
+    sys.exit(code)

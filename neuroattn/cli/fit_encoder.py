@@ -121,7 +121,7 @@ def fit_encoder(
     ] = None,
     cache: Annotated[
         Path | None,
-        _option("--cache", help="Folder of stored features [default: the user's cache].", panel=RUN),
+        _option("--cache", help="Folder of stored features; the user's cache by default.", panel=RUN),
     ] = None,
     device: Annotated[str, _option("--device", help="auto, cpu, cuda ...", panel=RUN)] = "auto",
     resume: Annotated[

@@ -20,7 +20,7 @@ def make_algonauts(
     n_test: Annotated[int, typer.Option("--n-test", help="Test images.")] = 200,
     seed: Annotated[int, typer.Option("--seed", help="Subject N is made from seed + N - 1.")] = 0,
     cache: Annotated[
-        Path | None, typer.Option("--cache", help="Folder of stored features [default: the user's cache].")
+        Path | None, typer.Option("--cache", help="Folder of stored features; the user's cache by default.")
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
 ) -> None:

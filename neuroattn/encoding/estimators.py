@@ -23,7 +23,13 @@ from neuroattn.results import provenance, replacing, write_json
 
 
 class Encoder(MultiOutputMixin, RegressorMixin, BaseEstimator):  # type: ignore[misc]
-    """Base of all encoders: features or images in, responses out."""
+    """Base of all encoders: features or images in, responses out.
+
+    Examples
+    --------
+    >>> issubclass(RidgeEncoder, Encoder), RidgeEncoder.needs_tokens, PooledRidgeEncoder.needs_tokens
+    (True, False, True)
+    """
 
     needs_tokens: ClassVar[bool] = False
     backbone: str | Backbone | None

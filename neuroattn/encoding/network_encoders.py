@@ -26,7 +26,15 @@ Rois = xr.DataArray | Mapping[str, ArrayLike] | None
 
 
 class NetworkEncoder(Encoder):
-    """Base of encoders that are networks: training, prediction, storing."""
+    """Base of encoders that are networks: training, prediction, storing.
+
+    Examples
+    --------
+    >>> X, y = np.zeros((20, 4, 2, 2), "f4"), np.random.default_rng(0).normal(size=(20, 3))
+    >>> encoder = ProbeEncoder(epochs=2, seed=1).fit(X, y)
+    >>> isinstance(encoder, NetworkEncoder), len(encoder.history_)
+    (True, 2)
+    """
 
     needs_tokens = True
     rois: Rois
@@ -69,11 +77,9 @@ class NetworkEncoder(Encoder):
         features = self._features(X)
         n, n_channels, height, width = self._check_tokens(features)
         n_units = check_shape("y", y, n, "unit")[1]
-        check_range("validation_fraction", self.validation_fraction, 0, 1)
+        network = self.build_network(n_channels, (height, width), n_units)
         train, valid = _holdout(n, self.validation_fraction, self.seed, groups)
         self.target_mean_, self.target_scale_ = _target_statistics(y, train)
-        self.grid_, self.n_channels_, self.n_units_ = (height, width), n_channels, n_units
-        network = self._new_network()
         mean, scale = token_statistics(features, train)
         network.input_mean.copy_(torch.from_numpy(mean))
         network.input_scale.copy_(torch.from_numpy(scale).clamp_min(1e-6))
@@ -100,6 +106,30 @@ class NetworkEncoder(Encoder):
         )
         self.network_ = network.cpu().eval()
         return self
+
+    def build_network(self, n_channels: int, grid: tuple[int, int], n_units: int) -> EncoderNetwork:
+        """Build the untrained network, which checks its options before any long work.
+
+        Parameters
+        ----------
+        n_channels : int
+        grid : tuple of int, (y, x)
+        n_units : int
+
+        Returns
+        -------
+        EncoderNetwork
+
+        Raises
+        ------
+        ValueError
+            If an option is unknown or does not fit the shapes.
+        """
+        check_range("epochs", self.epochs, 1)
+        check_range("batch_size", self.batch_size, 1)
+        check_range("validation_fraction", self.validation_fraction, 0, 1)
+        self.grid_, self.n_channels_, self.n_units_ = grid, n_channels, n_units
+        return self._new_network()
 
     def predict(self, X: Any) -> NDArray[np.float32]:
         """Predict responses.

@@ -18,6 +18,13 @@ class EncoderOutput(NamedTuple):
 
     ``lh`` (batch, left unit) and ``rh`` (batch, right unit) are the responses of the hemispheres; without
     hemispheres all units are in ``lh``. ``attention`` (batch, query, head, token) is that of the last layer.
+
+    Examples
+    --------
+    >>> network = AttentionNetwork(8, 5, torch.ones(2, 5, dtype=torch.bool), n_left=3, heads=2)
+    >>> output = network(torch.zeros(4, 8, 3, 3), return_attention=True)
+    >>> output.lh.shape, output.rh.shape, output.attention.shape
+    (torch.Size([4, 3]), torch.Size([4, 2]), torch.Size([4, 2, 2, 9]))
     """
 
     lh: Tensor

@@ -1,0 +1,106 @@
+"""What is built from the tree: the same wheel from a checkout, from an sdist and without symbolic links."""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+import tomllib
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+LINKED = ("kernels", "datasets", "analyses")
+BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
+
+
+def build(kind, tree):
+    """Build a "wheel" or "sdist" of a tree without a network."""
+    out = tree.parent / f"{tree.name}-dist"
+    out.mkdir(exist_ok=True)
+    command = [sys.executable, "-c", BUILD, f"build_{kind}", str(out)]
+    done = subprocess.run(command, cwd=tree, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return out / done.stdout.splitlines()[-1]
+
+
+def copy_tree(target):
+    """Copy what belongs to the project, with its links."""
+    ignored = shutil.ignore_patterns(
+        ".git", ".venv", ".*_cache", "__pycache__", "_build", "generated", "build", "dist", "demo",
+        "*.egg-info", "shared",
+    )  # fmt: skip
+    shutil.copytree(ROOT, target, symlinks=True, ignore=ignored)
+    return target
+
+
+def folder_of(package):
+    """Return the real folder of a package; links may be text files."""
+    parts = package.split(".")
+    return ROOT.joinpath(*(parts[1:] if parts[1:2] and parts[1] in LINKED else parts))
+
+
+def contents(wheel):
+    with zipfile.ZipFile(wheel) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    return copy_tree(tmp_path_factory.mktemp("build") / "tree")
+
+
+@pytest.fixture(scope="module")
+def wheel(tree):
+    return contents(build("wheel", tree))
+
+
+@pytest.fixture(scope="module")
+def sdist(tree):
+    return build("sdist", tree)
+
+
+def test_wheel_holds_the_package_and_nothing_else(wheel):
+    version = PROJECT["project"]["version"]
+    assert {name.split("/")[0] for name in wheel} == {"neuroattn", f"neuroattn-{version}.dist-info"}
+    modules = {name for name in wheel if name.endswith(".py")}
+    expected = {
+        f"{package.replace('.', '/')}/{path.name}"
+        for package in PROJECT["tool"]["setuptools"]["packages"]
+        for path in folder_of(package).glob("*.py")
+    }
+    assert modules == expected
+    assert {"neuroattn/py.typed", "neuroattn/analyses/templates/report.html"} <= wheel.keys()
+    assert f"neuroattn-{version}.dist-info/licenses/LICENSE" in wheel
+
+
+def test_sdist_holds_what_tests_and_docs_need(sdist):
+    with tarfile.open(sdist) as archive:
+        names = archive.getnames()
+    root = f"neuroattn-{PROJECT['project']['version']}"
+    assert {name.split("/")[0] for name in names} == {root}
+    wanted = (
+        "kernels/__init__.py", "conftest.py", "Makefile", "tests/layout/test_distribution.py",
+        "tests/parity/fmri/metrics.npz", "LICENSE", "kernels/benchmarks/run.py",
+    )  # fmt: skip
+    assert [name for name in wanted if f"{root}/{name}" not in names] == []
+    assert not [name for name in names if "__pycache__" in name or "_build" in name]
+
+
+def test_wheel_from_sdist_is_the_same(wheel, sdist, tmp_path):
+    with tarfile.open(sdist) as archive:
+        archive.extractall(tmp_path, filter="data")
+    (unpacked,) = tmp_path.iterdir()
+    assert contents(build("wheel", unpacked)) == wheel
+
+
+def test_wheel_without_symbolic_links_is_the_same(wheel, tmp_path):
+    """Git without support for links checks them out as text files that hold their targets."""
+    plain = copy_tree(tmp_path / "tree")
+    for name in LINKED:
+        link = plain / "neuroattn" / name
+        link.unlink()
+        link.write_text(f"../{name}")
+    assert contents(build("wheel", plain)) == wheel

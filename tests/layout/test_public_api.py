@@ -1,0 +1,51 @@
+"""Public names: one committed list, and a documented example for each."""
+
+import importlib
+import inspect
+from pathlib import Path
+
+import pytest
+
+import neuroattn
+
+LIST = Path(__file__).with_name("public_api.txt")
+NO_EXAMPLE = {"neuroattn.datasets.Images"}  # a protocol: there is nothing to call
+
+
+def public_objects():
+    """Return every public function, class and constant by its dotted name."""
+    objects = {}
+    for package in neuroattn._SUBMODULES:
+        module = importlib.import_module(f"neuroattn.{package}")
+        objects |= {f"neuroattn.{package}.{name}": getattr(module, name) for name in module.__all__}
+    return objects
+
+
+OBJECTS = public_objects()
+
+
+def test_public_names_are_those_of_the_list():
+    """A changed interface is a changed line of public_api.txt."""
+    assert sorted(OBJECTS) == LIST.read_text().splitlines()
+
+
+def test_public_names_are_listed_once():
+    for package in neuroattn._SUBMODULES:
+        names = importlib.import_module(f"neuroattn.{package}").__all__
+        assert len(set(names)) == len(names), package
+
+
+def test_dir_of_the_package_is_its_public_names():
+    assert set(dir(neuroattn)) == {"__version__", *neuroattn._SUBMODULES}
+    with pytest.raises(AttributeError, match="'neuroattn' has no attribute 'telepathy'"):
+        _ = neuroattn.telepathy
+
+
+@pytest.mark.parametrize("name", [name for name, item in OBJECTS.items() if callable(item)])
+def test_docstring_has_an_example(name):
+    doc = inspect.getdoc(OBJECTS[name])
+    assert doc is not None
+    assert OBJECTS[name].__doc__, "the docstring must be its own"
+    assert doc.splitlines()[0].rstrip().endswith((".", "]_.", ":"))
+    _, heading, example = doc.partition("Examples\n--------\n")
+    assert name in NO_EXAMPLE or (heading and ">>>" in example)
