@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from neuroattn.analyses.encoder_study import Progress, counting
-from neuroattn.datasets import Recording
+from neuroattn.datasets import Recording, make_nsd_like
 from neuroattn.encoding import Backbone, extract_features
 
 

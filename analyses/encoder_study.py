@@ -73,6 +73,7 @@ def run_encoder_study(
     seed: int = 0,
     n_seeds: int = 1,
     min_ceiling: float = 0.1,
+    n_permutations: int = 0,
     export: str | None = None,
     device: str = "auto",
     resume: bool = False,
@@ -107,6 +108,9 @@ def run_encoder_study(
         Seeds ``seed .. seed + n_seeds - 1`` for networks on a fixed partition. A k-fold split brings its own seeds.
     min_ceiling : float, default 0.1
         Units with a lower noise ceiling have no ``r2_over_ceiling``.
+    n_permutations : int, default 0
+        Fit the ridge models so many times again to responses whose training rows are permuted: the null of no
+        relation between stimuli and responses, penalties chosen anew.
     export : {"gifti", "mgh", "nifti"}, optional
         Also write maps of the scores.
     device : str
@@ -146,7 +150,11 @@ def run_encoder_study(
     for name in models:
         check_option("model", name, MODELS)
     shape = feature_shape(recording, backbone, pool)
-    reasons = {name: "no spatial tokens" for name in models if MODELS[name].needs_tokens and len(shape) != 3}
+    reasons = {
+        name: "not applicable: no spatial tokens"
+        for name in models
+        if MODELS[name].needs_tokens and len(shape) != 3
+    }
     applicable = [name for name in models if name not in reasons]
     if not applicable:
         raise ValueError(f"model {', '.join(models)} needs spatial tokens, got features of shape {shape}")
@@ -175,6 +183,7 @@ def run_encoder_study(
         "seed": seed,
         "n_seeds": n_seeds,
         "min_ceiling": min_ceiling,
+        "n_permutations": n_permutations,
     }
     open_study(out, config, resume)
 
@@ -216,8 +225,26 @@ def run_encoder_study(
     report_step("scores", 0, 1)
     predictions = collect_predictions(out, recording, folds, applicable, seeds)
     scores, roi_scores = score_predictions(predictions, recording, folds, min_ceiling=min_ceiling, seed=seed)
+    if n_permutations:
+        null = permutation_null(
+            recording,
+            features,
+            folds,
+            applicable,
+            options or {},
+            roi_scores,
+            n_permutations,
+            seed,
+            report_step,
+        )
+        roi_scores = roi_scores.merge(null)
     attention = collect_attention(out, recording, folds, seeds, shown) if "attention" in applicable else None
-    attrs = {**provenance(seed, config), "simulated": int(recording.simulated), "min_ceiling": min_ceiling}
+    attrs = {
+        **provenance(seed, config),
+        "simulated": int(recording.simulated),
+        "min_ceiling": min_ceiling,
+        "not_applicable": json.dumps(reasons),
+    }
     for dataset in (scores, roi_scores):
         dataset.attrs |= attrs
     with replacing(out / "predictions.zarr") as temporary:
@@ -254,7 +281,7 @@ def run_encoder_study(
             "notes": list(recording.notes),
             "versions": versions(),
             "durations": {"in all": time.monotonic() - started},
-            "not_applicable": {name: f"not applicable: {reason}" for name, reason in reasons.items()},
+            "not_applicable": reasons,
         },
     )
     report_step("scores", 1, 1)
@@ -613,6 +640,63 @@ def score_predictions(
     for name in ("correlation", "correlation_ci", "noise_ceiling", "r2_over_ceiling"):
         scores[name].attrs["units"] = "1"
     return scores, region_table(scores.isel(subject=0), members, resampled, shuffled)
+
+
+def permutation_null(
+    recording: Recording,
+    features: Any,
+    folds: Sequence[Fold],
+    models: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    roi_scores: xr.Dataset,
+    n_permutations: int,
+    seed: int,
+    progress: Progress,
+) -> xr.Dataset:
+    """Score models in closed form that were fitted to permuted training rows, on the folds of the first seed.
+
+    Returns
+    -------
+    Dataset, dims (model, roi)
+        ``correlation_permuted`` and ``correlation_permuted_max``, the mean and the largest of the null, and
+        ``p_permuted``, the share of the null, the observed score included, that reaches the observed score. NaN for
+        networks, which would take as many trainings.
+    """
+    closed = [name for name in models if not issubclass(MODELS[name], NetworkEncoder)]
+    folds = [fold for fold in folds if fold.seed == folds[0].seed]
+    members = with_all_units(recording.rois)
+    tested = np.unique(np.concatenate([fold.test for fold in folds]))
+    y = np.asarray(recording.responses[tested])
+    rng = np.random.default_rng(seed)
+    shape = (len(models), members.sizes["roi"])
+    null = np.full((n_permutations, *shape), np.nan)
+    for i in range(n_permutations):
+        progress("permuted", i, n_permutations)
+        orders = [rng.permutation(len(fold.train)) for fold in folds]
+        for name in closed:
+            predicted = np.empty_like(y)
+            for fold, order in zip(folds, orders, strict=True):
+                encoder = new_encoder(name, recording, options.get(name, {}), seed, "cpu")
+                permuted = np.asarray(recording.responses[fold.train])[order]
+                encoder.fit(rows_of(features, fold.train), permuted)
+                rows = np.searchsorted(tested, fold.test)
+                predicted[rows] = encoder.predict(rows_of(features, fold.test))
+                if len(folds) > 1:
+                    predicted[rows] -= permuted.mean(0)
+            null[i, models.index(name)] = roi_means(pearson_r(y, predicted)[None], members)[0]
+    progress("permuted", n_permutations, n_permutations)
+    observed = roi_scores["correlation"].sel(model=list(models)).values
+    reached = (null >= observed).sum(0) + 1
+    known = np.isfinite(null).all(0) & np.isfinite(observed)
+    return xr.Dataset(
+        {
+            "correlation_permuted": (("model", "roi"), null.mean(0)),
+            "correlation_permuted_max": (("model", "roi"), null.max(0)),
+            "p_permuted": (("model", "roi"), np.where(known, reached / (n_permutations + 1), np.nan)),
+        },
+        coords={"model": list(models), "roi": members["roi"].values},
+        attrs={"n_permutations": n_permutations},
+    )
 
 
 def region_table(

@@ -145,11 +145,11 @@ def forward(
     return out, weights, lse
 
 
-def _reduced(x: Tensor, out: Tensor) -> Tensor:
+def reduced(x: Tensor, out: Tensor) -> Tensor:
     """Sum x over the axes that are 1 in ``out``; x itself where it has the layout of ``out`` already."""
     if x.shape == out.shape:
         return x if x.stride() == out.stride() else out.copy_(x)
-    return torch.sum(x, [i for i in range(x.ndim) if x.shape[i] != out.shape[i]], keepdim=True, out=out)
+    return out.copy_(x.sum_to_size(out.shape))
 
 
 def backward(
@@ -190,7 +190,7 @@ def backward(
             attn_mask=_fused_mask(q, k, bias, lo, hi),
             scale=scale,
         )
-        dq, dk, dv = (_reduced(x, to) for x, to in ((full_q, dq), (full_k, dk), (full_v, dv)))
+        dq, dk, dv = (reduced(x, to) for x, to in ((full_q, dq), (full_k, dk), (full_v, dv)))
         return dq, dk, dv, q.new_empty(0, dtype=acc)
 
     sums = [torch.zeros(x.shape, dtype=acc, device=q.device) for x in (q, k, v)]

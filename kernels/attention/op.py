@@ -40,6 +40,12 @@ class AttentionOutput(NamedTuple):
     lse: Tensor
 
 
+def _has_kernel(q: Tensor, v: Tensor) -> bool:
+    """Whether Triton serves these tensors; other CUDA dtypes and wider heads go to the torch route."""
+    widest = {torch.float32: 64, torch.float16: 128, torch.bfloat16: 128}.get(q.dtype, 0)
+    return q.is_cuda and max(q.shape[-1], v.shape[-1]) <= widest
+
+
 @torch.library.custom_op("neuroattn::attention", mutates_args=())
 def _attention(
     q: Tensor,
@@ -51,6 +57,11 @@ def _attention(
     scale: float,
     map: str,
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if _has_kernel(q, v):
+        from neuroattn.kernels.attention import _triton
+
+        with torch.cuda.device(q.device):
+            return _triton.forward(q, k, v, bias, lo, hi, scale, map)
     return _torch.forward(q, k, v, bias, lo, hi, scale, map)
 
 
@@ -70,7 +81,13 @@ def _attention_backward(
     scale: float,
     bias_grad: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    return _torch.backward(grad_out, grad_map, grad_lse, q, k, v, bias, lo, hi, out, lse, scale, bias_grad)
+    args = (grad_out, grad_map, grad_lse, q, k, v, bias, lo, hi, out, lse, scale, bias_grad)
+    if _has_kernel(q, v):
+        from neuroattn.kernels.attention import _triton
+
+        with torch.cuda.device(q.device):
+            return _triton.backward(*args)
+    return _torch.backward(*args)
 
 
 @_attention.register_fake

@@ -39,9 +39,10 @@ def multihead(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
 
 def flex(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
     """Make the exact map from the log-sum-exp of flex_attention and a second product."""
-    from torch.nn.attention.flex_attention import flex_attention
+    from torch.nn.attention import flex_attention as flex
 
-    out, lse = torch.compile(flex_attention)(q, k, v, return_lse=True)
+    compiled: Any = torch.compile(flex.flex_attention)
+    out, lse = compiled(q, k, v, return_lse=True)
     scores = (q @ k.transpose(-1, -2)).float() * WIDTH**-0.5
     return out, torch.exp(scores - lse[..., None])
 

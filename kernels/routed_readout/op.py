@@ -12,6 +12,11 @@ from neuroattn.kernels.routed_readout import _torch
 from neuroattn.kernels.routed_readout.routing import Routing
 
 
+def _has_kernel(weight: Tensor) -> bool:
+    """Whether Triton serves these tensors; float64 on a GPU goes to the torch route."""
+    return weight.is_cuda and weight.dtype in (torch.float32, torch.float16, torch.bfloat16)
+
+
 @torch.library.custom_op("neuroattn::grouped_readout", mutates_args=())
 def _grouped(
     pooled: Tensor,
@@ -20,8 +25,14 @@ def _grouped(
     perm: Tensor | None,
     counts: Tensor,
     tiles: Tensor,
+    chunks: Tensor,
     bounds: Sequence[int],
 ) -> Tensor:
+    if _has_kernel(weight):
+        from neuroattn.kernels.routed_readout import _triton
+
+        with torch.cuda.device(weight.device):
+            return _triton.forward(pooled, weight, bias, perm, counts, tiles, bounds)
     return _torch.forward(pooled, weight, bias, perm, counts, bounds)
 
 
@@ -33,18 +44,34 @@ def _grouped_backward(
     perm: Tensor | None,
     counts: Tensor,
     tiles: Tensor,
+    chunks: Tensor,
     bounds: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
+    if _has_kernel(weight):
+        from neuroattn.kernels.routed_readout import _triton
+
+        with torch.cuda.device(weight.device):
+            return _triton.backward(grad, pooled, weight, perm, counts, tiles, chunks, bounds)
     return _torch.backward(grad, pooled, weight, perm, counts, bounds)
 
 
 @torch.library.custom_op("neuroattn::vertex_readout", mutates_args=())
 def _vertex(h: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    if _has_kernel(weight):
+        from neuroattn.kernels.routed_readout import _triton
+
+        with torch.cuda.device(weight.device):
+            return _triton.vertex_forward(h, weight, bias)
     return _torch.vertex_forward(h, weight, bias)
 
 
 @torch.library.custom_op("neuroattn::vertex_readout_backward", mutates_args=())
 def _vertex_backward(grad: Tensor, h: Tensor, weight: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    if _has_kernel(weight):
+        from neuroattn.kernels.routed_readout import _triton
+
+        with torch.cuda.device(weight.device):
+            return _triton.vertex_backward(grad, h, weight)
     return _torch.vertex_backward(grad, h, weight)
 
 
@@ -56,6 +83,7 @@ def _(
     perm: Tensor | None,
     counts: Tensor,
     tiles: Tensor,
+    chunks: Tensor,
     bounds: Sequence[int],
 ) -> Tensor:
     return pooled.new_empty(pooled.shape[1], weight.shape[0])
@@ -69,6 +97,7 @@ def _(
     perm: Tensor | None,
     counts: Tensor,
     tiles: Tensor,
+    chunks: Tensor,
     bounds: Sequence[int],
 ) -> tuple[Tensor, Tensor, Tensor]:
     return pooled.new_empty(pooled.shape), weight.new_empty(weight.shape), weight.new_empty(weight.shape[0])
@@ -92,7 +121,7 @@ def _setup_grouped(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 
 def _backward_grouped(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     dpooled, dweight, dbias = _grouped_backward(grad, *ctx.saved_tensors, ctx.bounds)
-    return dpooled, dweight, dbias if ctx.has_bias else None, None, None, None, None
+    return dpooled, dweight, dbias if ctx.has_bias else None, None, None, None, None, None
 
 
 def _setup_vertex(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
@@ -207,5 +236,7 @@ def routed_readout(h: Tensor, weight: Tensor, bias: Tensor | None, routing: Rout
     acc = _torch.accumulator(h.dtype)
     with torch.autocast(device, enabled=False):  # tokens of many regions are summed in full precision
         pooled = torch.einsum("sr,brd->sbd", routing.signatures.to(acc), h.to(acc)).to(h.dtype).contiguous()
-    out: Tensor = _grouped(pooled, weight, bias, routing.perm, routing.counts, routing.tiles, routing.bounds)
+    out: Tensor = _grouped(
+        pooled, weight, bias, routing.perm, routing.counts, routing.tiles, routing.chunks, routing.bounds
+    )
     return out

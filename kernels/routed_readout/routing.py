@@ -7,7 +7,18 @@ from torch import Tensor, nn
 
 from neuroattn._checks import check_shape
 
-TILE = 64  # units of one group that a kernel program takes
+TILE = 64  # units of one group that a kernel program predicts
+CHUNK = 1024  # units of one group whose gradients a kernel program adds up
+
+
+def _pieces(bounds: tuple[int, ...], size: int) -> Tensor:
+    """Cut every group into pieces of at most ``size`` units: group, first unit, one past the last."""
+    rows = [
+        (group, first, min(first + size, bounds[2 * group + 1]))
+        for group in range(len(bounds) // 2)
+        for first in range(bounds[2 * group], bounds[2 * group + 1], size)
+    ]
+    return torch.tensor(rows, dtype=torch.int32).view(-1, 3)
 
 
 class Routing(nn.Module):
@@ -30,8 +41,8 @@ class Routing(nn.Module):
     bounds : tuple of int
         First unit and one past the last unit of group 0, of group 1, ...; places in ``perm`` if there
         is one.
-    tiles : Tensor of int, shape (tile, 3)
-        Group, first unit and one past the last unit of each tile of at most 64 units.
+    tiles, chunks : Tensor of int, shape (piece, 3)
+        Group, first unit and one past the last unit of pieces of at most 64 and 1024 units.
 
     Examples
     --------
@@ -46,6 +57,7 @@ class Routing(nn.Module):
     counts: Tensor
     perm: Tensor | None
     tiles: Tensor
+    chunks: Tensor
 
     def __init__(
         self, signatures: Tensor, counts: Tensor, perm: Tensor | None, bounds: tuple[int, ...]
@@ -53,18 +65,9 @@ class Routing(nn.Module):
         super().__init__()
         self.n_regions, self.n_units = signatures.shape[1], counts.shape[0]
         self.bounds = bounds
-        rows = [
-            (group, first, min(first + TILE, bounds[2 * group + 1]))
-            for group in range(len(bounds) // 2)
-            for first in range(bounds[2 * group], bounds[2 * group + 1], TILE)
-        ]
-        tiles = torch.tensor(rows, dtype=torch.int32).view(-1, 3)
-        for name, buffer in (
-            ("signatures", signatures),
-            ("counts", counts),
-            ("perm", perm),
-            ("tiles", tiles),
-        ):
+        pieces = {"tiles": _pieces(bounds, TILE), "chunks": _pieces(bounds, CHUNK)}
+        buffers = {"signatures": signatures, "counts": counts, "perm": perm, **pieces}
+        for name, buffer in buffers.items():
             self.register_buffer(name, buffer, persistent=False)
 
     @classmethod

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,6 +90,8 @@ def print_scores(scores: xr.Dataset, out: Path) -> None:
             cells.append("no units" if r != r else f"{r:.3f}" + (f" ({share:.2f})" if share == share else ""))
         table.add_row(str(roi), str(int(row["n_units"])), *cells)
     console.print(table)
+    for model, reason in json.loads(scores.attrs["not_applicable"]).items():
+        console.print(f"{model}: {reason}")
     if scores.attrs["simulated"]:
         console.print("The responses are simulated; nothing here is evidence about real brains.")
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)

@@ -112,6 +112,10 @@ def fit_encoder(
     min_ceiling: Annotated[
         float, _option("--min-ceiling", help="Units below have no r2_over_ceiling.", panel=RUN)
     ] = 0.1,
+    permutations: Annotated[
+        int,
+        _option("--permutations", help="Refit ridge models to permuted rows this often: a null.", panel=RUN),
+    ] = 0,
     export: Annotated[
         str | None, _option("--export", help="Also write maps: gifti, mgh or nifti.", panel=RUN)
     ] = None,
@@ -192,6 +196,7 @@ def fit_encoder(
             seed=seed,
             n_seeds=n_seeds,
             min_ceiling=min_ceiling,
+            n_permutations=permutations,
             export=export,
             device=device,
             resume=resume,

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
@@ -88,7 +88,7 @@ class FeatureStore:
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
-        array = _open(self.path)
+        array = _open(self.path, "r")
         if array is None:
             raise FileNotFoundError(f"{self.path} holds no feature store; make one with extract_features")
         if array.attrs.get("format") != _FORMAT:
@@ -209,15 +209,14 @@ def extract_features(
     if pool is not None:
         check_range("pool", pool, 1)
     check_range("batch_size", batch_size, 1)
-    attrs = {
+    identity = {
         "format": _FORMAT,
         "fingerprint": backbone.fingerprint(),
-        "backbone": backbone.config,
         "pool": pool,
         "image_digest": _image_digest(images),
     }
-    key = hashlib.blake2b(json.dumps([attrs, dtype], sort_keys=True).encode(), digest_size=16).hexdigest()
-    folder = Path(cache) / key
+    key = json.dumps({**identity, "dtype": dtype}, sort_keys=True)
+    folder = Path(cache) / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
 
     def compute(low: int, high: int) -> NDArray[Any]:
         block = torch.from_numpy(backbone.extract(images[low:high], batch_size=batch_size))
@@ -229,13 +228,11 @@ def extract_features(
             raise ValueError(f"features of images {low}..{high - 1} are not finite in {dtype}")
         return features
 
-    array = _open(folder)
-    if array is not None and not _matches(array, attrs, len(images), dtype):
-        array = None
-    if array is None:
+    array = _open(folder, "r+")
+    if array is None or not _holds(array, identity, len(images), dtype):
         shape = (len(images), *compute(0, 1).shape[1:])
         with _writing(folder):
-            array = _create(folder, shape, dtype, attrs)
+            array = _create(folder, shape, dtype, {**identity, "backbone": backbone.config})
     size = array.chunks[0]
     for i, start in enumerate(range(0, len(images), size)):
         stop = min(start + size, len(images))
@@ -531,19 +528,20 @@ def _encoded(images: ImageFiles) -> Iterator[bytes]:
             yield from (archive.read(str(path)) for path in images.paths)
 
 
-def _open(folder: Path) -> zarr.Array[Any] | None:
+def _open(folder: Path, mode: Literal["r", "r+"]) -> zarr.Array[Any] | None:
     """Open the array in a folder; None if there is none or its description is damaged."""
-    try:
-        array = zarr.open_array(folder, mode="r+")
-    except (OSError, ValueError, KeyError, TypeError):
+    if not (folder / "zarr.json").is_file():  # zarr would make the folder
         return None
-    return array
+    try:
+        return zarr.open_array(folder, mode=mode)
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
-def _matches(array: zarr.Array[Any], attrs: dict[str, Any], n_images: int, dtype: str) -> bool:
-    return (
-        dict(array.attrs) == attrs and array.shape[0] == n_images and array.dtype == dtype and array.ndim == 4
-    )
+def _holds(array: zarr.Array[Any], identity: dict[str, Any], n_images: int, dtype: str) -> bool:
+    attrs = dict(array.attrs)
+    same = all(name in attrs and attrs[name] == value for name, value in identity.items())
+    return same and array.ndim == 4 and array.shape[0] == n_images and array.dtype == dtype
 
 
 def _create(folder: Path, shape: tuple[int, ...], dtype: str, attrs: dict[str, Any]) -> zarr.Array[Any]:

@@ -36,7 +36,7 @@ def test_operator_contract(name, with_bias):
     routing = ROUTINGS[name]
     h, weight, bias = make_inputs(routing)
     pooled = torch.randn(len(routing.signatures), 2, 3, dtype=h.dtype, requires_grad=True)
-    rest = (routing.perm, routing.counts, routing.tiles, list(routing.bounds))
+    rest = (routing.perm, routing.counts, routing.tiles, routing.chunks, list(routing.bounds))
     torch.library.opcheck(
         torch.ops.neuroattn.grouped_readout, (pooled, weight, bias if with_bias else None, *rest)
     )

@@ -217,6 +217,15 @@ def test_store_of_another_backbone_is_not_used(tmp_path):
     assert_array_equal(extract_features(images, make_backbone(), tmp_path)[:], want)
 
 
+def test_moved_weights_keep_their_store(tmp_path):
+    images, first, second = make_images(), make_backbone(), make_backbone()
+    first.weights, second.weights = "here/net.pth", "there/net.pth"
+    store = extract_features(images, first, tmp_path)
+    assert extract_features(images, second, tmp_path).path == store.path
+    assert second.n_images == 0
+    assert FeatureStore(store.path).attrs["backbone"]["weights"] == "here/net.pth"
+
+
 def test_two_processes_fill_one_store(tmp_path):
     """The second begins while the first is inside a chunk, and finishes first."""
     images, inner = make_images(), []
@@ -236,6 +245,20 @@ def test_folder_that_cannot_be_made_is_named(tmp_path):
     file.write_text("not a folder")
     with pytest.raises(OSError, match=r"features cannot be written to .*file.*: Not a directory"):
         extract_features(make_images(), make_backbone(), file)
+
+
+def test_unreadable_store_is_not_deleted(tmp_path, monkeypatch):
+    store = extract_features(make_images(), make_backbone(), tmp_path)
+    before = contents(store.path)
+
+    def refuse(*args, **kwargs):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(module.zarr, "open_array", refuse)
+        with pytest.raises(PermissionError):
+            extract_features(make_images(), make_backbone(), tmp_path)
+    assert contents(store.path) == before
 
 
 def test_full_disk_is_named_and_resumed(tmp_path, monkeypatch):
@@ -322,6 +345,7 @@ def test_store_survives_pickle(tmp_path):
 def test_store_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match="holds no feature store; make one with extract_features"):
         FeatureStore(tmp_path / "none")
+    assert not list(tmp_path.iterdir())
 
 
 def test_cost_is_that_of_the_store(tmp_path):
