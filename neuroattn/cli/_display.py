@@ -28,21 +28,26 @@ class Bars:
 
     def update(self, stage: str, done: int, total: int) -> None:
         """Show that ``done`` of ``total`` steps of a stage are finished."""
+        self.progress.start()
         if stage not in self.tasks:
             self.tasks[stage] = self.progress.add_task(stage, total=total)
         self.progress.update(self.tasks[stage], completed=done, total=total)
 
     def stop(self) -> None:
-        """Leave the bars as they are."""
-        self.progress.stop()
+        """Leave the bars as they are; without bars there is nothing to leave, not even an empty line."""
+        if self.progress.live.is_started:
+            self.progress.stop()
 
 
 @contextlib.contextmanager
 def progress_bars() -> Iterator[Bars]:
     """Show progress on standard error."""
     columns = (TextColumn("{task.description:<9}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        yield Bars(progress)
+    bars = Bars(Progress(*columns, console=Console(stderr=True)))
+    try:
+        yield bars
+    finally:
+        bars.stop()
 
 
 def human_bytes(n: float) -> str:
