@@ -344,6 +344,50 @@ def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
     write_json(stored, wanted)
 
 
+def estimate_training(
+    recording: Recording,
+    models: Sequence[str],
+    options: Mapping[str, Mapping[str, Any]],
+    shape: tuple[int, ...],
+    n_train: int,
+    device: str,
+) -> dict[str, float]:
+    """Estimate how long one fit of each network takes, from one timed training step.
+
+    Parameters
+    ----------
+    recording : Recording
+    models : sequence of str
+    options : mapping of model to parameters
+    shape : tuple of int
+        Features of one stimulus.
+    n_train : int
+        Training stimuli.
+    device : str
+
+    Returns
+    -------
+    dict of str to float
+        Seconds by model if training runs to its last epoch; models in closed form take seconds and are left out.
+    """
+    import torch
+
+    seconds = {}
+    for name in models:
+        encoder = new_encoder(name, recording, options.get(name, {}), 0, device)
+        if not isinstance(encoder, NetworkEncoder) or len(shape) != 3:
+            continue
+        network = encoder.build_network(shape[0], (shape[1], shape[2]), recording.n_units).to(device)
+        batch = torch.zeros(encoder.batch_size, *shape, device=device)
+        for _ in range(2):  # the first step also allocates
+            start = time.perf_counter()
+            network(batch).square().mean().backward()
+            step = time.perf_counter() - start
+        n_batches = -(-n_train * (1 - encoder.validation_fraction) // encoder.batch_size)
+        seconds[name] = step * n_batches * encoder.epochs
+    return seconds
+
+
 def fingerprint(recording: Recording) -> str:
     """Return a hash of stimuli, regions and some responses, by which a resumed study knows its data.
 

@@ -64,11 +64,11 @@ def human_bytes(n: float) -> str:
 
 def print_checks(checks: Sequence[Any]) -> None:
     """Print what files were found and what is missing."""
-    table = Table("file", "found", "expected", "size")
-    for check in checks:
-        style = None if check.found == check.expected else "bold red"
-        table.add_row(str(check.path), check.found, check.expected, human_bytes(check.n_bytes), style=style)
-    console.print(table)
+    wrong = [check for check in checks if check.found != check.expected]
+    size = human_bytes(sum(check.n_bytes for check in checks))
+    console.print(f"{len(checks) - len(wrong)} of {len(checks)} files as expected, {size}")
+    for check in wrong:
+        console.print(f"  {check.path}: found {check.found}, expected {check.expected}", soft_wrap=True)
 
 
 def print_scores(scores: xr.Dataset, out: Path) -> None:

@@ -182,7 +182,7 @@ def fit_encoder(
         recording = _load(demo, layout, data, subject, arrays, unit_kind, network, cache, seed, progress)
         if dry_run:
             progress.stop()
-            _print_plan(recording, models, network, pool, cache)
+            _print_plan(recording, models, options, network, pool, cache, split, n_seeds, device)
             return
         scores = run_encoder_study(
             recording,
@@ -192,7 +192,7 @@ def fit_encoder(
             backbone=network,
             pool=pool,
             cache=cache,
-            split=split or ("given" if recording.test is not None else "test=200,seed=0"),
+            split=split or _default_split(recording),
             seed=seed,
             n_seeds=n_seeds,
             min_ceiling=min_ceiling,
@@ -258,9 +258,23 @@ def _inspect(layout: str, data: Path | None, subject: int, arrays: dict[str, Any
     return inspect_arrays(**arrays)
 
 
+def _default_split(recording: Recording) -> str:
+    return "given" if recording.test is not None else "test=200,seed=0"
+
+
 def _print_plan(
-    recording: Recording, models: list[str], network: Backbone | None, pool: int | None, cache: Path
+    recording: Recording,
+    models: list[str],
+    options: dict[str, dict[str, Any]],
+    network: Backbone | None,
+    pool: int | None,
+    cache: Path,
+    split: str | None,
+    n_seeds: int,
+    device: str,
 ) -> None:
+    from neuroattn.analyses.encoder_study import estimate_training, feature_shape
+    from neuroattn.datasets import split_stimuli
     from neuroattn.encoding.features import estimate_cost
 
     ceiling = "unknown" if recording.noise_ceiling is None else "known"
@@ -276,4 +290,14 @@ def _print_plan(
         typer.echo(
             f"features: {human_bytes(cost['bytes'])} in {cache}, about {cost['seconds']:.0f} s to extract once"
         )
-    typer.echo(f"models: {', '.join(models)}; nothing was written")
+    split = split or _default_split(recording)
+    folds = split_stimuli(recording.stimulus_ids, split, test=recording.test)
+    n_fits = len(folds) if len(folds) > 1 else n_seeds
+    n_train = len(folds[0].train)
+    typer.echo(
+        f"split {split}: {n_train} stimuli to fit, {len(folds[0].test)} to test, {n_fits} fits a network"
+    )
+    shape = feature_shape(recording, network, pool)
+    for name, seconds in estimate_training(recording, models, options, shape, n_train, device).items():
+        typer.echo(f"{name}: at most about {seconds * n_fits:.0f} s")
+    typer.echo("nothing was written")
