@@ -141,6 +141,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m neuroattn.kernels.lint", description=__doc__)
     parser.add_argument("--op", choices=OPS, action="append", help="only this operator (may be repeated)")
     parser.add_argument("--arch", type=int, choices=SHARED_LIMIT, action="append", help="only this target")
+    parser.add_argument("--dtype", choices=("fp32", "fp16", "bf16"), help="only kernels of this dtype")
     options = parser.parse_args(arguments)
     if os.environ.get("TRITON_INTERPRET"):  # interpreted kernels cannot be compiled
         environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -156,12 +157,12 @@ def main(arguments: list[str] | None = None) -> int:
     for op in options.op or OPS:
         module = importlib.import_module(f"neuroattn.kernels.{op}._triton")
         for variant in module.lint_variants():
-            for architecture in architectures:
+            types = next(t for t in variant.signature.values() if t.startswith("*"))
+            for architecture in architectures if options.dtype in (None, types[1:]) else ():
                 if architecture not in variant.architectures:
                     continue
                 report = compile_variant(variant, architecture)
                 wrong = faults(variant, architecture, report)
-                types = next(t for t in variant.signature.values() if t.startswith("*"))
                 constants = " ".join(f"{name}={value}" for name, value in variant.constexprs.items())
                 print(
                     f"{f'{op}.{variant.kernel.__name__} {types[1:]}':44} sm_{architecture:<3} "

@@ -363,14 +363,19 @@ def _width(n: int) -> int:
     return max(16, 1 << (n - 1).bit_length())
 
 
-def _config(kind: str, n_queries: int, width: int, dtype: torch.dtype) -> Blocks:
-    """Look up the configuration by kernel, number of queries, padded head size and dtype."""
-    queries = 16 if n_queries <= 16 else 64
-    if kind == "forward" and dtype != torch.float32 and width <= 64:
-        return Blocks(queries, 64, 4, 2)
-    if kind == "forward":
-        return Blocks(queries, 64, 8, 1 if dtype == torch.float32 else 2)
-    return Blocks(queries, 64, 8, 1)
+def _config(gradient: bool, width: int, dtype: torch.dtype, architecture: int) -> Blocks:
+    """Look up the configuration by kernel, padded head size, dtype and compute capability times ten."""
+    if architecture >= 90 and dtype != torch.float32 and width <= 64:
+        return Blocks(64, 64, 8, 2) if gradient else Blocks(64, 64, 4, 2)
+    return Blocks(64, 32, 8, 2 if architecture < 90 and gradient and width > 64 else 1)
+
+
+def _architecture(x: Tensor) -> int:
+    """Compute capability times ten; interpreted kernels take the configuration of sm_90."""
+    if not x.is_cuda:
+        return 90
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
 
 
 def _precision(gradient: bool) -> str:
@@ -410,7 +415,7 @@ def forward(
     """Return output, map (empty for "none") and log-sum-exp; ``blocks`` overrides the configuration table."""
     (batch, heads, n_keys, value_width), (n_queries, width) = v.shape, q.shape[2:]
     wide = _width(width), _width(value_width)
-    at = blocks or _config("forward", n_queries, max(wide), q.dtype)
+    at = blocks or _config(False, max(wide), q.dtype, _architecture(q))
     out = torch.empty(batch, heads, n_queries, value_width, dtype=v.dtype, device=v.device)
     lse = torch.empty(batch, heads, n_queries, dtype=torch.float32, device=v.device)
     shape = map_shape(map, batch, heads, n_queries, n_keys)
@@ -456,7 +461,7 @@ def backward(
     """Return the gradients of q, k, v and bias (empty unless asked for)."""
     (batch, heads, n_keys, value_width), (n_queries, width) = v.shape, q.shape[2:]
     wide = _width(width), _width(value_width)
-    at = blocks or _config("backward", n_queries, max(wide), q.dtype)
+    at = blocks or _config(True, max(wide), q.dtype, _architecture(q))
     do = torch.zeros_like(out) if grad_out is None else grad_out.contiguous()
     g_strides: tuple[int, ...] = (0, 0, 0, 0)
     if grad_map is not None:  # the mean over heads has one gradient for all heads
@@ -510,54 +515,55 @@ def lint_variants() -> list[Any]:
     from neuroattn.kernels.lint import Variant
 
     strides = [f"{x}_{axis}" for x, axes in (("q", "bhm"), ("k", "bhn"), ("v", "bhn")) for axis in axes]
-    bias = dict.fromkeys(["bias_b", "bias_h"], "i32")
-    ones = dict.fromkeys(["q_d", "k_d", "bias_n"], 1)
-    sizes = dict.fromkeys(["n_heads", "n_queries", "n_keys", "width", "value_width"], "i32") | {
-        "scale": "fp32"
-    }
-    map_strides = dict.fromkeys(["g_b", "g_h", "g_m"], "i32") | {"g_factor": "fp32"}
-    found = []
+    aligned = {*strides, "width", "value_width", "g_b", "g_h"}
+    sizes = (
+        "n_heads",
+        "n_queries",
+        "n_keys",
+        "width",
+        "value_width",
+        "bias_b",
+        "bias_h",
+        "g_b",
+        "g_h",
+        "g_m",
+    )
+    numbers = dict.fromkeys((*strides, *sizes), "i32") | {"scale": "fp32", "g_factor": "fp32"}
+    ones = dict.fromkeys(["q_d", "k_d", "v_d", "bias_n", "g_n"], 1)
+    found: list[Any] = []
 
-    def add(kernel: Any, pointers: dict[str, str], at: Blocks, wide: int, **constants: Any) -> None:
-        names = set(kernel.arg_names)
-        numbers = dict.fromkeys(strides, "i32") | bias | sizes | map_strides
-        values = {**ones, "v_d": 1, "g_n": 1, **constants, "BM": at.queries, "BN": at.keys, "UP": False}
-        values |= {"BD": wide, "BV": wide, "HAS_BIAS": True, "HAS_WINDOW": False, "HAS_GRAD_LSE": False}
-        aligned = [n for n in (*pointers, *strides, "width", "value_width", "g_b", "g_h") if n in names]
+    def add(kernel: Any, name: str, wide: int, at: Blocks, architecture: int, **constants: Any) -> None:
+        tensors = dict.fromkeys(["q", "k", "v", "out", "do", "dq", "dk", "dv"], name)
+        tensors |= dict.fromkeys(["bias", "lse", "map", "g", "grad_lse", "delta", "dbias"], "*fp32")
+        tensors |= {"lo": "*i32", "hi": "*i32"}
+        types = {f"{x}_ptr": t for x, t in tensors.items()} | numbers
+        values = ones | constants | {"BM": at.queries, "BN": at.keys, "BD": wide, "BV": wide, "UP": False}
+        values |= {"HAS_BIAS": True, "HAS_WINDOW": False, "HAS_GRAD_LSE": False}
+        names = kernel.arg_names
         found.append(
             Variant(
                 kernel,
-                pointers | {n: t for n, t in numbers.items() if n in names},
+                {n: t for n, t in types.items() if n in names},
                 {n: x for n, x in values.items() if n in names},
                 at.warps,
                 at.stages,
-                tuple(aligned),
-                tensor_cores=at.queries >= 64,
+                tuple(n for n in names if n.endswith("_ptr") or n in aligned),
+                tensor_cores=True,
+                architectures=(architecture,),
             )
         )
 
-    int32 = {"lo_ptr": "*i32", "hi_ptr": "*i32"}
-    for dtype, name, wides in (
-        (torch.float32, "*fp32", (64,)),
-        (torch.float16, "*fp16", (64, 128)),
-        (torch.bfloat16, "*bf16", (64, 128)),
-    ):
-        for wide in wides:
-            tensors = {f"{x}_ptr": name for x in ("q", "k", "v", "out")} | {"bias_ptr": "*fp32"} | int32
-            pointers = tensors | {"lse_ptr": "*fp32", "map_ptr": "*fp32"}
-            at = _config("forward", 48, wide, dtype)
-            # Precision concerns float32 only.
-            for precision in ("tf32x3", "tf32") if dtype == torch.float32 else ("tf32",):
-                for with_map in (False, True):
-                    add(_forward_kernel, pointers, at, wide, WITH_MAP=with_map, PREC=precision)
-                without = {n: t for n, t in pointers.items() if n in _mean_map_kernel.arg_names}
-                add(_mean_map_kernel, without, at, wide, PREC=precision)
-            grads = {f"d{x}_ptr": name for x in ("q", "k", "v")} | {"do_ptr": name}
-            singles = ("g_ptr", "grad_lse_ptr", "lse_ptr", "delta_ptr", "dbias_ptr")
-            at = _config("backward", 48, wide, dtype)
-            for kernel in (_backward_few_kernel, _backward_queries_kernel, _backward_keys_kernel):
-                pointers = tensors | grads | dict.fromkeys(singles, "*fp32")
-                pointers = {n: t for n, t in pointers.items() if n in kernel.arg_names}
-                for with_map in (False, True):
-                    add(kernel, pointers, at, wide, HAS_MAP=with_map, BIAS_GRAD=with_map, PREC="tf32")
+    for architecture in (90, 80):
+        for dtype, name in ((torch.float32, "*fp32"), (torch.float16, "*fp16"), (torch.bfloat16, "*bf16")):
+            single = dtype == torch.float32
+            for wide in (64,) if single else (64, 128):
+                shape = name, wide, _config(False, wide, dtype, architecture), architecture
+                for precision in ("tf32x3", "tf32") if single else ("tf32",):  # concerns float32 only
+                    for flag in (False, True):
+                        add(_forward_kernel, *shape, WITH_MAP=flag, PREC=precision)
+                    add(_mean_map_kernel, *shape, PREC=precision)
+                shape = name, wide, _config(True, wide, dtype, architecture), architecture
+                for kernel in (_backward_few_kernel, _backward_queries_kernel, _backward_keys_kernel):
+                    for flag in (False, True):
+                        add(kernel, *shape, HAS_MAP=flag, BIAS_GRAD=flag, PREC="tf32")
     return found

@@ -6,7 +6,7 @@ columns. Sums are float32, no kernel uses atomics, and every element is written 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import triton
@@ -177,13 +177,39 @@ def _vertex_backward_kernel(
     tl.store(dweight_ptr + place, acc.to(dweight_ptr.dtype.element_ty), mask=inside)
 
 
-def _samples(n: int) -> int:
-    """Put up to 64 samples into one block, so that weights are read once."""
-    return min(64, max(16, 1 << (n - 1).bit_length()))
+def _samples(n: int, dtype: torch.dtype) -> int:
+    """Put as many samples into one block as registers hold, so that weights are read rarely."""
+    return min(32 if dtype == torch.float32 else 64, max(16, 1 << (n - 1).bit_length()))
 
 
-def _launch(x: Tensor, perm: Tensor | None) -> dict[str, Any]:
+class Steps(NamedTuple):
+    """Features of a step, warps and pipeline stages of a launch."""
+
+    features: int
+    warps: int
+    stages: int
+
+
+def _config(dtype: torch.dtype, architecture: int) -> Steps:
+    """Look up the configuration by dtype and compute capability times ten."""
+    if dtype == torch.float32:
+        return Steps(32, 8, 3)
+    return Steps(64, 4 if architecture >= 90 else 8, 3)
+
+
+def _architecture(x: Tensor) -> int:
+    """Compute capability times ten; interpreted kernels take the configuration of sm_90."""
+    if not x.is_cuda:
+        return 90
+    major, minor = torch.cuda.get_device_capability(x.device)
+    return 10 * major + minor
+
+
+def _launch(x: Tensor, perm: Tensor | None, steps: Steps) -> dict[str, Any]:
     return {
+        "BD": steps.features,
+        "num_warps": steps.warps,
+        "num_stages": steps.stages,
         "HAS_PERM": perm is not None,
         # torch's own setting: float32 products keep float32 accuracy unless the user gave it up.
         "PREC": "tf32x3" if torch.get_float32_matmul_precision() == "highest" else "tf32",
@@ -205,18 +231,17 @@ def forward(
     counts: Tensor,
     tiles: Tensor,
     bounds: Sequence[int],
-    features: int = 64,
+    steps: Steps | None = None,
 ) -> Tensor:
-    """Return (batch, unit) from pooled tokens (group, batch, feature), ``features`` at a step."""
+    """Return (batch, unit) from pooled tokens (group, batch, feature), ``steps`` overrides the table."""
     _, n_batch, width = pooled.shape
     out = _allocate(bounds, weight.shape[0], (n_batch, weight.shape[0]), pooled)
-    samples = _samples(n_batch)
+    samples, steps = _samples(n_batch, weight.dtype), steps or _config(weight.dtype, _architecture(weight))
     if len(tiles):
         _forward_kernel[(len(tiles), triton.cdiv(n_batch, samples))](
             pooled, weight, weight if bias is None else bias, counts, tiles if perm is None else perm, tiles,
             out, *weight.stride(), n_batch, weight.shape[0], width,
-            BV=TILE, BB=samples, BD=features, HAS_BIAS=bias is not None, num_warps=4, num_stages=3,
-            **_launch(weight, perm),
+            BV=TILE, BB=samples, HAS_BIAS=bias is not None, **_launch(weight, perm, steps),
         )  # fmt: skip
     return out
 
@@ -230,23 +255,24 @@ def backward(
     tiles: Tensor,
     chunks: Tensor,
     bounds: Sequence[int],
-    features: int = 64,
+    steps: Steps | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the gradients of the pooled tokens, the weight and the bias."""
     n_groups, n_batch, width = pooled.shape
     dweight = _allocate(bounds, weight.shape[0], tuple(weight.shape), weight)
-    samples = _samples(n_batch)
+    samples, steps = _samples(n_batch, weight.dtype), steps or _config(weight.dtype, _architecture(weight))
     partial = torch.empty(len(chunks), n_batch, width, dtype=torch.float32, device=pooled.device)
-    launch = _launch(weight, perm) | {"num_warps": 4, "num_stages": 3}
-    places, blocks = tiles if perm is None else perm, triton.cdiv(width, features)
+    launch = _launch(weight, perm, steps)
+    places = tiles if perm is None else perm
     if len(tiles):
-        _weight_kernel[(len(tiles), blocks)](
+        _weight_kernel[(len(tiles), triton.cdiv(width, steps.features))](
             grad, pooled, places, tiles, dweight, *grad.stride(), n_batch, width,
-            BV=TILE, BB=samples, BD=features, **launch,
+            BV=TILE, BB=min(samples, 32), **launch,
         )  # fmt: skip
-        _tokens_kernel[(len(chunks), blocks, triton.cdiv(n_batch, samples))](
+        # Features are its rows, and 64 rows use the widest matrix instructions.
+        _tokens_kernel[(len(chunks), triton.cdiv(width, 64), triton.cdiv(n_batch, samples))](
             grad, weight, places, chunks, partial, *grad.stride(), *weight.stride(), n_batch, width,
-            BV=TILE, BB=samples, BD=features, **launch,
+            BV=TILE // 2, BB=samples, **launch | {"BD": 64},
         )  # fmt: skip
     if len(chunks) != n_groups:  # large groups were split: a product adds their parts in a fixed order
         member = chunks[:, 0] == torch.arange(n_groups, device=chunks.device)[:, None]
@@ -291,34 +317,40 @@ def lint_variants() -> list[Any]:
     numbers = dict.fromkeys(sizes, "i32")
     integers = {"counts_ptr": "*i64", "perm_ptr": "*i64", "tiles_ptr": "*i32", "chunks_ptr": "*i32"}
     tensors = ("pooled", "weight", "bias", "out", "grad", "dweight", "h", "dh")
-    found = []
-    for name, precisions in (("*fp32", ("tf32x3", "tf32")), ("*fp16", ("tf32",)), ("*bf16", ("tf32",))):
-        pointers = {f"{x}_ptr": name for x in tensors} | integers | {"partial_ptr": "*fp32"}
-        for kernel, products in (
-            (_forward_kernel, True),
-            (_weight_kernel, True),
-            (_tokens_kernel, True),
-            (_vertex_kernel, False),
-            (_vertex_backward_kernel, False),
-        ):
-            for precision in precisions if products else precisions[:1]:
-                for samples in (32, 64) if products else (32,):
-                    values = {
-                        "weight_d": 1, "grad_v": 1, "h_d": 1, "HAS_BIAS": True, "HAS_PERM": True,
-                        "BV": TILE if products else 16, "BB": samples, "BD": 64 if products else 128,
-                        "PREC": precision, "UP": False,
-                    }  # fmt: skip
-                    names = kernel.arg_names
-                    arguments = {n: t for n, t in (pointers | numbers).items() if n in names}
-                    found.append(
-                        Variant(
-                            kernel,
-                            arguments,
-                            {n: x for n, x in values.items() if n in names},
-                            4,
-                            3,
-                            tuple(n for n in arguments if n != "n_batch"),
-                            tensor_cores=products,
-                        )
-                    )
+    found: list[Any] = []
+
+    def add(
+        kernel: Any, name: str, architecture: int, steps: Steps, products: bool, **constants: Any
+    ) -> None:
+        types = {f"{x}_ptr": name for x in tensors} | integers | {"partial_ptr": "*fp32"} | numbers
+        values = constants | {"weight_d": 1, "grad_v": 1, "h_d": 1, "BD": steps.features}
+        values |= {"HAS_BIAS": True, "HAS_PERM": True, "UP": False}
+        names = kernel.arg_names
+        arguments = {n: t for n, t in types.items() if n in names and n not in values}
+        found.append(
+            Variant(
+                kernel,
+                arguments,
+                {n: x for n, x in values.items() if n in names},
+                steps.warps,
+                steps.stages,
+                tuple(n for n in arguments if n != "n_batch"),
+                tensor_cores=products,
+                architectures=(architecture,),
+            )
+        )
+
+    for architecture in (90, 80):
+        for dtype, name in ((torch.float32, "*fp32"), (torch.float16, "*fp16"), (torch.bfloat16, "*bf16")):
+            steps = _config(dtype, architecture)
+            # Precision concerns float32 only.
+            for precision in ("tf32x3", "tf32") if dtype == torch.float32 else ("tf32",):
+                for samples in (16, 32 if dtype == torch.float32 else 64):
+                    shape = name, architecture, steps, True
+                    add(_forward_kernel, *shape, BV=TILE, BB=samples, PREC=precision)
+                    add(_weight_kernel, *shape, BV=TILE, BB=min(samples, 32), PREC=precision)
+                    shape = name, architecture, steps._replace(features=64), True
+                    add(_tokens_kernel, *shape, BV=TILE // 2, BB=samples, PREC=precision)
+            for kernel in (_vertex_kernel, _vertex_backward_kernel):
+                add(kernel, name, architecture, Steps(128, 4, 3), False, BV=16)
     return found

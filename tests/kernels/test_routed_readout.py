@@ -13,6 +13,9 @@ _triton = pytest.importorskip("neuroattn.kernels.routed_readout._triton")
 TOLERANCE = {torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 2e-2}
 
 
+SMALL = _triton.Steps(16, 4, 2)
+
+
 def normal(seed, *shape, dtype=torch.float32):
     return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
 
@@ -27,7 +30,7 @@ def compare(got, want, dtype):
     torch.testing.assert_close(got.double().cpu(), want, rtol=0, atol=TOLERANCE[dtype] * scale)
 
 
-def check(masks, batch, width, device, dtype=torch.float32, with_bias=True, features=16, guard=lambda x: x):
+def check(masks, batch, width, device, dtype=torch.float32, with_bias=True, steps=SMALL, guard=lambda x: x):
     routing = Routing.from_masks(masks).to(device)
     groups, units = len(routing.signatures), masks.shape[1]
     h, weight, bias = normal(0, batch, groups, width), normal(1, units, width), normal(2, units)
@@ -46,9 +49,9 @@ def check(masks, batch, width, device, dtype=torch.float32, with_bias=True, feat
 
     pooled, weight, bias, grad = (guard(x).to(device) for x in (pooled, weight, bias, grad))
     shared = (routing.perm, routing.counts, routing.tiles)
-    out = _triton.forward(pooled, weight, bias if with_bias else None, *shared, routing.bounds, features)
+    out = _triton.forward(pooled, weight, bias if with_bias else None, *shared, routing.bounds, steps)
     compare(out, want.detach(), dtype)
-    found = _triton.backward(grad, pooled, weight, *shared, routing.chunks, routing.bounds, features)
+    found = _triton.backward(grad, pooled, weight, *shared, routing.chunks, routing.bounds, steps)
     for x, y in zip(found, expected, strict=True):
         if y is not None:
             compare(x, y, dtype)
@@ -139,7 +142,7 @@ def test_which_tensors_have_a_kernel():
 @pytest.mark.gpu
 def test_full_size_and_bit_equal_reruns():
     masks = torch.rand(25, 20_000, generator=torch.Generator().manual_seed(0)) < 0.05
-    check(masks, 32, 768, "cuda", features=64)
+    check(masks, 32, 768, "cuda", steps=None)
     routing = Routing.from_masks(masks).cuda()
     pooled, weight = normal(0, len(routing.signatures), 32, 768).cuda(), normal(1, 20_000, 768).cuda()
     grad, args = normal(2, 32, 20_000).cuda(), (routing.perm, routing.counts, routing.tiles)
