@@ -114,8 +114,8 @@ def _face(draw: ImageDraw.ImageDraw, s: int, rng: np.random.Generator) -> None:
 
 def _body(draw: ImageDraw.ImageDraw, s: int, rng: np.random.Generator) -> None:
     shirt, trousers, skin = _colour(rng), _colour(rng), _skin(rng)
-    middle, shoulder, hip = s / 2, rng.uniform(0.15, 0.22) * s, rng.uniform(0.11, 0.17) * s
-    top, waist, limb = 0.2 * s, rng.uniform(0.5, 0.58) * s, int(rng.uniform(0.09, 0.14) * s)
+    middle, shoulder, hip = s / 2, rng.uniform(0.2, 0.3) * s, rng.uniform(0.15, 0.24) * s
+    top, waist, limb = 0.2 * s, rng.uniform(0.5, 0.58) * s, int(rng.uniform(0.11, 0.17) * s)
     draw.ellipse((middle - 0.1 * s, 0.0, middle + 0.1 * s, 0.21 * s), fill=skin)
     for sign in (-1, 1):
         upper, fore, leg = rng.uniform(-0.3, 1.1), rng.uniform(-1.2, 1.4), rng.uniform(0.0, 0.5)

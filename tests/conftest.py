@@ -1,12 +1,17 @@
-"""Reference data that are not part of the repository: where they are, and what is not run without them."""
+"""What is not run where its data or device is missing: deselected and counted, never skipped in silence."""
 
 import os
 from pathlib import Path
 
 import pytest
+import torch
 
 SHARED = Path(os.environ.get("NEUROATTN_SHARED", Path(__file__).resolve().parents[1].parent / "shared"))
-_deselected = 0
+MISSING = {
+    "shared_data": None if SHARED.is_dir() else f"the reference data, not at {SHARED}; set NEUROATTN_SHARED",
+    "gpu": None if torch.cuda.is_available() else "a CUDA device, and there is none",
+}
+_deselected: dict[str, int] = {}
 
 
 @pytest.fixture
@@ -16,18 +21,14 @@ def shared():
 
 
 def pytest_collection_modifyitems(config, items):
-    global _deselected
-    if SHARED.is_dir():
-        return
-    without = [item for item in items if item.get_closest_marker("shared_data") is None]
-    _deselected = len(items) - len(without)
-    if _deselected:
-        config.hook.pytest_deselected(items=[i for i in items if i.get_closest_marker("shared_data")])
-        items[:] = without
+    for mark, reason in MISSING.items():
+        without = [item for item in items if reason is None or item.get_closest_marker(mark) is None]
+        if len(without) < len(items):
+            _deselected[mark] = len(items) - len(without)
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(mark)])
+            items[:] = without
 
 
 def pytest_terminal_summary(terminalreporter):
-    if _deselected:
-        terminalreporter.write_line(
-            f"{_deselected} tests need the reference data, which are not at {SHARED}; set NEUROATTN_SHARED"
-        )
+    for mark, count in _deselected.items():
+        terminalreporter.write_line(f"{count} tests need {MISSING[mark]}")
