@@ -25,9 +25,10 @@ numpydoc_show_class_members = False
 
 html_theme = "pydata_sphinx_theme"
 html_title = "neuroattn"
-html_static_path = ["_static"]
 html_theme_options = {
-    "icon_links": [{"name": "Source", "url": "https://github.com/neuroattn/neuroattn", "icon": "fa-brands fa-github"}],
+    "icon_links": [
+        {"name": "Source", "url": "https://github.com/neuroattn/neuroattn", "icon": "fa-brands fa-github"}
+    ],
     "secondary_sidebar_items": ["page-toc"],
     "show_version_warning_banner": False,
 }

@@ -83,7 +83,8 @@ def test_sdist_holds_what_tests_and_docs_need(sdist):
     assert {name.split("/")[0] for name in names} == {root}
     wanted = (
         "kernels/__init__.py", "conftest.py", "Makefile", "tests/layout/test_distribution.py",
-        "tests/parity/fmri/metrics.npz", "LICENSE", "kernels/benchmarks/run.py",
+        "tests/parity/fmri/metrics.npz", "docs/conf.py", "README.md", "LICENSE", "CITATION.cff",
+        "CHANGELOG.md", "CONTRIBUTING.md", "kernels/benchmarks/run.py",
     )  # fmt: skip
     assert [name for name in wanted if f"{root}/{name}" not in names] == []
     assert not [name for name in names if "__pycache__" in name or "_build" in name]
