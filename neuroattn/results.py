@@ -18,15 +18,7 @@ from numpy.typing import ArrayLike
 from neuroattn import __version__
 from neuroattn._checks import check_option
 
-__all__ = [
-    "HEMISPHERES",
-    "UNIT_KINDS",
-    "label_rois",
-    "provenance",
-    "replacing",
-    "write_json",
-    "write_netcdf",
-]
+__all__ = ["label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
 
 UNIT_KINDS = ("vertex", "voxel", "neuron")
 HEMISPHERES = ("left", "right", "none")

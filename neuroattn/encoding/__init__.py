@@ -1,10 +1,11 @@
 """Brain encoders: from images to responses of fMRI vertices, voxels or neurons."""
 
-from neuroattn.encoding.backbones import Backbone, load_backbone
+from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
 from neuroattn.encoding.estimators import Encoder, PooledRidgeEncoder, RidgeEncoder, load_encoder
 from neuroattn.encoding.features import (
     FeatureDataset,
     FeatureStore,
+    collate,
     extract_features,
 )
 from neuroattn.encoding.network_encoders import BrainEncoder, FactorizedEncoder, NetworkEncoder, ProbeEncoder
@@ -21,8 +22,10 @@ __all__ = [
     "FeatureStore",
     "NetworkEncoder",
     "PooledRidgeEncoder",
+    "Preprocessing",
     "ProbeEncoder",
     "RidgeEncoder",
+    "collate",
     "extract_features",
     "load_backbone",
     "load_encoder",

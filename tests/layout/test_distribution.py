@@ -83,7 +83,8 @@ def test_sdist_holds_what_tests_and_docs_need(sdist):
     assert {name.split("/")[0] for name in names} == {root}
     wanted = (
         "kernels/__init__.py", "conftest.py", "Makefile", "tests/layout/test_distribution.py",
-        "tests/parity/fmri/metrics.npz", "LICENSE", "kernels/benchmarks/run.py",
+        "tests/parity/fmri/metrics.npz", "docs/conf.py", "README.md", "LICENSE", "CITATION.cff",
+        "CHANGELOG.md", "CONTRIBUTING.md", "kernels/benchmarks/run.py",
     )  # fmt: skip
     assert [name for name in wanted if f"{root}/{name}" not in names] == []
     assert not [name for name in names if "__pycache__" in name or "_build" in name]
@@ -96,11 +97,36 @@ def test_wheel_from_sdist_is_the_same(wheel, sdist, tmp_path):
     assert contents(build("wheel", unpacked)) == wheel
 
 
-def test_wheel_without_symbolic_links_is_the_same(wheel, tmp_path):
+@pytest.fixture(scope="module")
+def plain_tree(tmp_path_factory):
     """Git without support for links checks them out as text files that hold their targets."""
-    plain = copy_tree(tmp_path / "tree")
+    plain = copy_tree(tmp_path_factory.mktemp("plain") / "tree")
     for name in LINKED:
         link = plain / "neuroattn" / name
         link.unlink()
         link.write_text(f"../{name}")
-    assert contents(build("wheel", plain)) == wheel
+    return plain
+
+
+def test_wheel_without_symbolic_links_is_the_same(wheel, plain_tree):
+    assert contents(build("wheel", plain_tree)) == wheel
+
+
+@pytest.mark.parametrize("links", [True, False], ids=["links", "no links"])
+def test_editable_install_finds_every_package_from_elsewhere(tree, plain_tree, links, tmp_path):
+    with zipfile.ZipFile(build("editable", tree if links else plain_tree)) as archive:
+        archive.extractall(tmp_path)
+    code = f"""
+import site
+site.addsitedir({str(tmp_path)!r})
+import sys
+from importlib.util import find_spec
+for name in {LINKED}:
+    if find_spec(f"neuroattn.{{name}}") is None or find_spec(name) is not None:
+        sys.exit(name)
+"""
+    # -I -S: nothing but what the editable install brings.
+    done = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr) == (0, "")

@@ -25,7 +25,7 @@ OBJECTS = public_objects()
 
 
 def test_public_names_are_those_of_the_list():
-    """A changed interface is a changed line of public_api.txt."""
+    """A changed interface is a changed line of public_api.txt, and a line in the changelog."""
     assert sorted(OBJECTS) == LIST.read_text().splitlines()
 
 

@@ -1,0 +1,85 @@
+"""Sphinx settings. The build is offline, and every warning is an error."""
+
+from docutils import nodes
+from docutils.parsers.rst import Directive
+
+import neuroattn
+
+project = "neuroattn"
+author = "The neuroattn developers"
+copyright = author
+version = release = neuroattn.__version__
+
+extensions = ["sphinx.ext.autodoc", "numpydoc", "myst_parser"]
+exclude_patterns = ["_build"]
+myst_enable_extensions = ["colon_fence", "dollarmath"]
+myst_heading_anchors = 3
+
+autodoc_member_order = "bysource"
+autodoc_typehints = "none"  # docstrings give types and shapes
+autodoc_default_options = {
+    # What scikit-learn adds to estimators for metadata routing.
+    "exclude-members": "set_fit_request, set_predict_request, set_score_request",
+}
+numpydoc_show_class_members = False
+
+html_theme = "pydata_sphinx_theme"
+html_title = "neuroattn"
+html_theme_options = {
+    "icon_links": [
+        {"name": "Source", "url": "https://github.com/neuroattn/neuroattn", "icon": "fa-brands fa-github"}
+    ],
+    "secondary_sidebar_items": ["page-toc"],
+    "show_version_warning_banner": False,
+}
+html_show_sourcelink = False
+
+
+class Commands(Directive):
+    """List every verb of the command line with its options, as the command itself states them."""
+
+    def run(self):
+        import typer.main
+
+        from neuroattn.cli import app, fit_encoder, make_data  # noqa: F401 (each registers its verb)
+
+        return list(self.sections(typer.main.get_command(app), "neuroattn"))
+
+    def sections(self, command, name):
+        if hasattr(command, "commands"):
+            for word, sub in command.commands.items():
+                yield from self.sections(sub, f"{name} {word}")
+            return
+        section = nodes.section(ids=[nodes.make_id(name)])
+        section += nodes.title(text=name)
+        for paragraph in command.help.split("\n\n"):
+            text = " ".join(paragraph.split())
+            if text.startswith("Example: "):
+                command_line = text.removeprefix("Example: ")
+                section += nodes.literal_block(command_line, command_line, language="bash")
+            else:
+                section += nodes.paragraph(text=text)
+        options = nodes.definition_list()
+        for option in command.params:
+            if option.param_type_name != "option" or option.name == "help":
+                continue
+            term = nodes.term()
+            term += nodes.literal(text=option.opts[0])
+            if not option.is_flag:
+                default = option.default
+                note = "required" if option.required else "" if default is None else f"default {default}"
+                term += nodes.Text(f" {note}")
+            definition = nodes.definition("", nodes.paragraph(text=option.help))
+            options += nodes.definition_list_item("", term, definition)
+        section += options
+        yield section
+
+
+def skip_fields(app, what, name, item, skip, options):
+    """Leave out fields of named tuples, which the docstring of their class describes."""
+    return True if str(getattr(item, "__doc__", "")).startswith("Alias for field number") else None
+
+
+def setup(app):
+    app.add_directive("commands", Commands)
+    app.connect("autodoc-skip-member", skip_fields)
