@@ -1,0 +1,46 @@
+"""What a benchmark declares; ``run.py`` checks and times it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Case:
+    """One workload and the ways to do it.
+
+    Attributes
+    ----------
+    name : str
+        What is computed, with its sizes.
+    ours : callable
+        Called with ``inputs``, returns a tensor or a tuple of tensors (None entries are ignored).
+    peers : dict of callable
+        Alternatives by name, called and checked alike.
+    inputs : tuple of Tensor
+        Arguments; those that require a gradient are differentiated where ``backward``.
+    check : float
+        Largest allowed difference between our results and gradients and a peer's, relative to the
+        largest number in the peer's.
+    backward : bool
+        Whether to time forward and backward together as well.
+    bytes, flops : float
+        Least traffic and work of one forward pass.
+    target, training_target : dict of float
+        Time of the peer over ours that is aimed at, forward and forward + backward, by peer.
+    """
+
+    name: str
+    ours: Callable[..., Any]
+    peers: dict[str, Callable[..., Any]]
+    inputs: tuple[Tensor, ...] = ()
+    check: float = 1e-5
+    backward: bool = False
+    bytes: float = 0.0
+    flops: float = 0.0
+    target: dict[str, float] = field(default_factory=dict)
+    training_target: dict[str, float] = field(default_factory=dict)
