@@ -103,7 +103,7 @@ def _posterior_kernel(
     for _ in range(0, n_splits):
         total += tl.load(sum_ptr + at, mask=inside, other=0.0)
         mass += tl.load(mass_ptr + slot, mask=slot_in, other=0.0)
-        sum_ptr += n_slots.to(tl.int64) * width
+        sum_ptr += n_slots * width
         mass_ptr += n_slots
     full = mass >= tiny
     safe = tl.where(full, mass, 1.0)
