@@ -17,6 +17,11 @@ def accumulator(dtype: torch.dtype) -> torch.dtype:
     return torch.float64 if dtype == torch.float64 else torch.float32
 
 
+def _products(dtype: torch.dtype) -> torch.dtype:
+    """Dtype of matrix products: those in bfloat16 are fast on CPUs, those in float16 slow."""
+    return dtype if dtype == torch.bfloat16 else accumulator(dtype)
+
+
 def empty_merged(x: Tensor) -> Tensor:
     """Allocate a gradient of (batch, head, token, feature) so that merging its heads needs no copy."""
     batch, heads, length, width = x.shape
@@ -109,8 +114,7 @@ def forward(
             lse.masked_fill_((mask == -math.inf).all(-1), -math.inf)
         return out.contiguous(), q.new_empty(0, dtype=acc), lse
 
-    # bfloat16 products are fast on CPUs and round as the output does; float16 ones are slow.
-    products = q.dtype if q.dtype == torch.bfloat16 else acc
+    products = _products(q.dtype)
     out = q.new_empty(batch, heads, n_queries, width)
     lse = q.new_empty(batch, heads, n_queries, dtype=acc)
     shape = {"none": (0,), "heads": (batch, heads, n_queries, n_keys), "mean": (batch, n_queries, n_keys)}[
@@ -198,6 +202,7 @@ def backward(
         dq, dk, dv = (reduced(x, to) for x, to in ((full_q, dq), (full_k, dk), (full_v, dv)))
         return dq, dk, dv, q.new_empty(0, dtype=acc)
 
+    products = _products(q.dtype)
     sums = [torch.zeros(x.shape, dtype=acc, device=q.device) for x in (q, k, v)]
     dbias = q.new_zeros((batch, heads, n_keys) if bias_grad else (0,), dtype=acc)
     inside = None if lo is None or hi is None else in_window(lo, hi, n_keys)
@@ -205,8 +210,8 @@ def backward(
     for samples, queries in _blocks(batch, heads, n_queries, n_keys):
         n, rows = samples.stop - samples.start, queries.stop - queries.start
         here = slice(0, 1) if q.shape[0] == 1 else samples
-        q_block = _take(q, samples, acc)[:, :, queries] * scale
-        k_block, v_block = _take(k, samples, acc), _take(v, samples, acc)
+        q_block = _take(q, samples, products)[:, :, queries] * scale
+        k_block, v_block = _take(k, samples, products), _take(v, samples, products)
         p = _scores(
             q_block,
             k_block,
@@ -219,9 +224,9 @@ def backward(
         p.sub_(level.masked_fill(level == -math.inf, math.inf)).exp_()
         ds = torch.zeros_like(p)
         if grad_out is not None:
-            g = grad_out[samples, :, queries].to(acc)
-            torch.matmul(g, v_block.transpose(-1, -2), out=ds)
-            sums[2][samples] += p.transpose(-1, -2) @ g
+            g = grad_out[samples, :, queries].to(products)
+            ds += g @ v_block.transpose(-1, -2)
+            sums[2][samples] += p.to(products).transpose(-1, -2) @ g
         if grad_map is not None and grad_map.ndim == 4:
             ds += grad_map[samples, :, queries]
         elif grad_map is not None:
@@ -233,8 +238,8 @@ def backward(
         if bias_grad:
             dbias[samples] += ds.sum(-2)
         rows_q = _rows(q_block.expand(n, -1, -1, -1), shared)
-        rows_ds = _rows(ds, shared)
-        d_rows = (rows_ds @ k_block).view(n, heads, rows, -1).mul_(scale)
+        rows_ds = _rows(ds, shared).to(products)
+        d_rows = (rows_ds @ k_block).view(n, heads, rows, -1).to(acc).mul_(scale)
         sums[0][here, :, queries] += d_rows.sum_to_size(here.stop - here.start, *d_rows.shape[1:])
         sums[1][samples] += rows_ds.transpose(-1, -2) @ rows_q
     return dq.copy_(sums[0]), dk.copy_(sums[1]), dv.copy_(sums[2]), dbias

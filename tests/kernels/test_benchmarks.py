@@ -1,0 +1,54 @@
+"""The benchmarks refuse to time what disagrees, and render what they measured."""
+
+import json
+
+import pytest
+import torch
+
+from neuroattn.kernels.benchmarks import run
+from neuroattn.kernels.benchmarks.registry import Case
+
+
+def make_case(peer, **options):
+    x = torch.linspace(-1, 1, 100).requires_grad_()
+    return Case("tanh of 100 numbers", torch.tanh, {"by hand": peer}, inputs=(x,), **options)
+
+
+def by_hand(x):
+    return (x.exp() - (-x).exp()) / (x.exp() + (-x).exp())
+
+
+def test_a_peer_that_disagrees_is_not_timed():
+    with pytest.raises(
+        SystemExit, match=r"tanh of 100 numbers: ours and by hand differ by .* 1.0e-05 allowed"
+    ):
+        run.measure(make_case(torch.sin), "cpu", training=False, rounds=2)
+    with pytest.raises(SystemExit, match="ours and by hand differ by inf"):
+        run.measure(make_case(lambda x: x[:50].tanh()), "cpu", training=False, rounds=2)
+    # Equal values whose gradients differ.
+    with pytest.raises(SystemExit, match="differ"):
+        run.measure(make_case(lambda x: x.tanh().detach() + 0 * x), "cpu", training=True, rounds=2)
+
+
+def test_ratios_targets_and_table():
+    case = make_case(by_hand, bytes=800, flops=100, target={"by hand": 0.0}, training_target={"by hand": 1e9})
+    forward = run.measure(case, "cpu", training=False, rounds=3)
+    training = run.measure(case, "cpu", training=True, rounds=3)
+    row = forward["by hand"]
+    assert row["ratio"] > 0
+    assert row["hit"] is True
+    assert training["by hand"]["hit"] is False
+    assert forward["ours"]["bytes_per_s"] == pytest.approx(800 / forward["ours"]["median_s"])
+    machine = run.machine("cpu")
+    entry = {"name": case.name, "forward": forward, "training": training}
+    report = json.loads(json.dumps({"op": "tanh", "device": "cpu", "machine": machine, "cases": [entry]}))
+    line = run.table([report]).splitlines()[2]
+    assert line.startswith(f"| tanh | {case.name} | by hand | {row['ratio']:.2f}x | ")
+    assert "(target 1e+09)" in line
+
+
+@pytest.mark.parametrize("op", run.OPS)
+def test_committed_results_render(op):
+    reports = [json.loads(path.read_text()) for path in run.RESULTS.glob(f"*-{op}.json")]
+    assert reports, f"no results of {op}"
+    assert run.table(reports).count("\n") > 2
