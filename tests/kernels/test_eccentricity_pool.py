@@ -70,7 +70,7 @@ def test_kernels_at_block_edges(n, mode, poison, guarded, assert_close):
 @pytest.mark.parametrize("mode", ["mean", "max"])
 @pytest.mark.parametrize("side", [6, 34])
 def test_kernels_with_the_shipped_blocks(side, mode, poison, guarded, assert_close):
-    law = LinearLaw(slope=0.05, px_per_degree=2)  # both rows of the configuration table
+    law = LinearLaw(slope=0.05, px_per_degree=2)
     check_kernels(guarded(make_x(side, side, 1, torch.float32)), law, GAZE, mode, assert_close, blocks=None)
 
 
