@@ -92,7 +92,7 @@ def make_nsd_like(
         Units follow the instance features of the cued object of the region's category. Pooling over the image
         mixes them with those of all other objects.
     pooled-linear
-        Units read the mean of every channel over the image.
+        Units read the mean and the standard deviation of every channel over the image.
     retinotopic
         Units read channels through a Gaussian receptive field in the contralateral half of the visual field.
     noise
@@ -133,7 +133,8 @@ def make_nsd_like(
         - ``instance_axis`` (category, instance, channel): instance features are the mean of an object's
           standardised tokens along these axes, the principal ones of the category, of unit variance;
           ``instance_weight`` (roi, unit, instance): how routed units read them;
-        - ``channel_weight`` (roi, unit, channel): how pooled-linear and retinotopic units read standardised tokens;
+        - ``channel_weight`` (roi, unit, channel): how retinotopic units read standardised tokens, and pooled-linear
+          units their mean; ``deviation_weight``: how the latter read their standard deviation;
         - ``center_x``, ``center_y``, ``size`` (unit): receptive field in tokens, where the first token's centre
           is 0 and y runs downwards; ``center_x_degrees``, ``center_y_degrees``, ``size_degrees``: in degrees,
           relative to the centre of an image 8.4 degrees wide and y upwards. NaN where there is none.
@@ -292,13 +293,13 @@ def _plant(
     names, n_units = [str(name) for name in rois.roi.values], rois.sizes["unit"]
     regions = [_REGIONS[name] for name in names]
     instances, axes = _instance_features(tokens, stimuli.cued)
-    means = tokens.mean((2, 3))
+    means, deviations = tokens.mean((2, 3)), tokens.std((2, 3))
     degrees_per_token = FIELD_DEGREES / width
     middle_y, middle_x = (height - 1) / 2, (width - 1) / 2
 
     total = np.zeros((n_stimuli, n_units))
     instance_weight = np.zeros((len(names), n_units, instances.shape[2]))
-    channel_weight = np.zeros((len(names), n_units, n_channels))
+    channel_weight, deviation_weight = np.zeros((2, len(names), n_units, n_channels))
     center_x, center_y, size = np.full((3, n_units), np.nan)
     for i, region in enumerate(regions):
         units = np.flatnonzero(rois.values[i])
@@ -307,10 +308,10 @@ def _plant(
             weight = instance_weight[i, units] = rng.normal(size=(len(units), instances.shape[2]))
             response = read @ weight.T
         elif region.kind == "pooled-linear":
-            weight = channel_weight[i, units] = rng.normal(size=(len(units), n_channels)) / means.std(0).clip(
-                1e-6
-            )
-            response = means @ weight.T
+            scales = np.concatenate([means.std(0), deviations.std(0)]).clip(1e-6)
+            weight = rng.normal(size=(len(units), 2 * n_channels)) / scales
+            channel_weight[i, units], deviation_weight[i, units] = np.split(weight, 2, axis=1)
+            response = np.concatenate([means, deviations], axis=1) @ weight.T
         elif region.kind == "retinotopic":
             weight = channel_weight[i, units] = rng.normal(size=(len(units), n_channels))
             to_right = np.where(rois.hemisphere.values[units] == "left", 1, -1)  # the field is contralateral
@@ -330,6 +331,7 @@ def _plant(
         scale = 1 / response.std(0)
         instance_weight[i, units] *= scale[:, None]
         channel_weight[i, units] *= scale[:, None]
+        deviation_weight[i, units] *= scale[:, None]
         total[:, units] += (response - response.mean(0)) * scale
 
     spread = total.std(0)
@@ -348,6 +350,7 @@ def _plant(
             "instance_axis": (("category", "instance", "channel"), axes),
             "instance_weight": (("roi", "unit", "instance"), instance_weight * scale[:, None]),
             "channel_weight": (("roi", "unit", "channel"), channel_weight * scale[:, None]),
+            "deviation_weight": (("roi", "unit", "channel"), deviation_weight * scale[:, None]),
             "center_x": ("unit", center_x),
             "center_y": ("unit", center_y),
             "size": ("unit", size),

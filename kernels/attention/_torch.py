@@ -75,7 +75,10 @@ def _scores(
     shared = k.shape[1] == 1 < q.shape[1]
     if shared:
         q = q.expand(out.shape[0], -1, -1, -1)
-    torch.matmul(_rows(q, shared), k.transpose(-1, -2), out=_rows(out, shared))
+    if q.dtype == out.dtype:
+        torch.matmul(_rows(q, shared), k.transpose(-1, -2), out=_rows(out, shared))
+    else:
+        _rows(out, shared).copy_(_rows(q, shared) @ k.transpose(-1, -2))
     if bias is not None:
         out += bias[samples][:, :, None, :]
     if inside is not None:
@@ -106,6 +109,8 @@ def forward(
             lse.masked_fill_((mask == -math.inf).all(-1), -math.inf)
         return out.contiguous(), q.new_empty(0, dtype=acc), lse
 
+    # bfloat16 products are fast on CPUs and round as the output does; float16 ones are slow.
+    products = q.dtype if q.dtype == torch.bfloat16 else acc
     out = q.new_empty(batch, heads, n_queries, width)
     lse = q.new_empty(batch, heads, n_queries, dtype=acc)
     shape = {"none": (0,), "heads": (batch, heads, n_queries, n_keys), "mean": (batch, n_queries, n_keys)}[
@@ -123,8 +128,8 @@ def forward(
                 scratch = q.new_empty(n, heads, rows, n_keys, dtype=acc)
             block = scratch
         _scores(
-            _take(q, samples, acc)[:, :, queries] * scale,
-            _take(k, samples, acc),
+            _take(q, samples, products)[:, :, queries] * scale,
+            _take(k, samples, products),
             bias,
             None if inside is None else inside[queries],
             samples,
@@ -137,7 +142,7 @@ def forward(
             block.masked_fill_(dead[..., None], 0)
         # The largest weight is exp(top - lse).
         lse[samples, :, queries] = torch.where(dead, top, top - block.amax(-1).log())
-        out[samples, :, queries] = torch.matmul(block, _take(v, samples, acc)).to(out.dtype)
+        out[samples, :, queries] = torch.matmul(block.to(products), _take(v, samples, products))
         if map == "mean":
             torch.mean(block, 1, out=weights[samples, queries])
         elif map == "heads" and block is scratch:

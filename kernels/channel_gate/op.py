@@ -92,19 +92,24 @@ def _mean(x: Tensor, kernel: int, stride: int) -> Tensor:
     n_windows, block = _n_windows(x.shape[-1], kernel, stride), math.gcd(kernel, stride)
     covered = (n_windows - 1) * stride + kernel
     total = torch.unflatten(x[..., :covered], -1, (-1, block)).sum(-1, dtype=_accumulator(x))
-    return F.avg_pool1d(total, kernel // block, stride // block) / block
+    if kernel != stride:
+        total = F.avg_pool1d(total, kernel // block, stride // block)
+    return total / block
 
 
 def _mean_adjoint(grad: Tensor, n_times: int, kernel: int, stride: int, dtype: torch.dtype) -> Tensor:
     n_windows, block = grad.shape[-1], math.gcd(kernel, stride)
     step, width = stride // block, kernel // block
     n_blocks = (n_windows - 1) * step + width
-    share = grad / kernel
-    blocks = share.new_zeros(*grad.shape[:-1], n_blocks)
-    for first in range(width):
-        blocks[..., first : first + (n_windows - 1) * step + 1 : step] += share
-    out = torch.zeros(*grad.shape[:-1], n_times, dtype=dtype)
-    torch.unflatten(out[..., : n_blocks * block], -1, (n_blocks, block)).copy_(blocks[..., None])
+    blocks = grad / kernel
+    if kernel != stride:
+        share, blocks = blocks, blocks.new_zeros(*grad.shape[:-1], n_blocks)
+        for first in range(width):
+            blocks[..., first : first + (n_windows - 1) * step + 1 : step] += share
+    covered = n_blocks * block
+    out = torch.empty(*grad.shape[:-1], n_times, dtype=dtype, device=grad.device)
+    out[..., covered:] = 0
+    torch.unflatten(out[..., :covered], -1, (n_blocks, block)).copy_(blocks.to(dtype)[..., None])
     return out
 
 

@@ -19,14 +19,20 @@ def _lift(x, UP: tl.constexpr):
 
 @triton.jit
 def _load(ptr, rows, columns, row_stride, column_stride, rows_in, columns_in, UP: tl.constexpr):
-    at = ptr + rows.to(tl.int64)[:, None] * row_stride + columns[None, :] * column_stride
+    at = ptr + (rows[:, None] * row_stride + columns[None, :] * column_stride)
     return _lift(tl.load(at, mask=rows_in[:, None] & columns_in[None, :], other=0.0), UP)
 
 
 @triton.jit
-def _share(k, concepts, half_norm, scale, keep, concepts_in, PREC: tl.constexpr):
+def _store(ptr, rows, columns, row_stride, value, rows_in, columns_in):
+    at = ptr + (rows[:, None] * row_stride + columns[None, :])
+    tl.store(at, value.to(ptr.dtype.element_ty), mask=rows_in[:, None] & columns_in[None, :])
+
+
+@triton.jit
+def _share(k, concepts, half_norm, scale, keep, concepts_in):
     """Shares of a tile of tokens in all concepts: rows sum to 1, or to 0 where not kept."""
-    score = (tl.dot(k, tl.trans(concepts), input_precision=PREC) - half_norm[None, :]) * scale
+    score = (tl.dot(k, tl.trans(concepts), input_precision="ieee") - half_norm[None, :]) * scale
     score = tl.where(concepts_in[None, :], score, float("-inf"))
     share = tl.exp(score - tl.max(score, 1)[:, None])
     return tl.where(keep[:, None], share / tl.sum(share, 1)[:, None], 0.0)
@@ -38,7 +44,7 @@ def _sums_kernel(
     k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d, mask_b, mask_h,
     n_heads, n_tokens, n_concepts, width, width_v, root, chunk,
     MASKED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr, PREC: tl.constexpr, UP: tl.constexpr,
+    BLOCK_V: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
     # One program per (batch, head) and chunk of tokens; chunks are added by the next kernel, in order.
     split, bh = tl.program_id(0), tl.program_id(1)
@@ -48,25 +54,33 @@ def _sums_kernel(
     concepts = _load(concept_ptr + h * n_concepts * width, m, d, width, 1, m_in, d_in, UP)
     half_norm = 0.5 * tl.sum(concepts.to(tl.float32) * concepts.to(tl.float32), 1)
     scale = root / tl.load(tau_ptr + h)
+    # Pointers walk along the tokens, so that offsets within a tile are small.
+    first = (split * chunk).to(tl.int64)
+    k_ptr += b * k_b + h * k_h + first * k_n
+    v_ptr += b * v_b + h * v_h + first * v_n
+    mask_ptr += b * mask_b + h * mask_h + first
+    n = tl.arange(0, BLOCK_N)
     sum_k = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     sum_v = tl.zeros([BLOCK_M, BLOCK_V], tl.float32)
     mass = tl.zeros([BLOCK_M], tl.float32)
     for start in range(split * chunk, tl.minimum(n_tokens, (split + 1) * chunk), BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        keep = n < n_tokens
+        keep = start + n < n_tokens
         if MASKED:
-            keep = keep & (tl.load(mask_ptr + b * mask_b + h * mask_h + n, mask=keep, other=0) != 0)
-        k = _load(k_ptr + b * k_b + h * k_h, n, d, k_n, k_d, keep, d_in, UP)
-        v = _load(v_ptr + b * v_b + h * v_h, n, e, v_n, v_d, keep, e_in, UP)
-        share = _share(k, concepts, half_norm, scale, keep, m_in, PREC)
+            keep = keep & (tl.load(mask_ptr + n, mask=keep, other=0) != 0)
+        k = _load(k_ptr, n, d, k_n, k_d, keep, d_in, UP)
+        v = _load(v_ptr, n, e, v_n, v_d, keep, e_in, UP)
+        share = _share(k, concepts, half_norm, scale, keep, m_in)
         given = tl.trans(share.to(k.dtype))
-        sum_k += tl.dot(given, k, input_precision=PREC)
-        sum_v += tl.dot(given, v, input_precision=PREC)
+        sum_k += tl.dot(given, k, input_precision="ieee")
+        sum_v += tl.dot(given, v, input_precision="ieee")
         mass += tl.sum(share, 0)
-    slots = (split * tl.num_programs(1) + bh).to(tl.int64) * n_concepts + m
-    tl.store(sum_k_ptr + slots[:, None] * width + d[None, :], sum_k, mask=m_in[:, None] & d_in[None, :])
-    tl.store(sum_v_ptr + slots[:, None] * width_v + e[None, :], sum_v, mask=m_in[:, None] & e_in[None, :])
-    tl.store(mass_ptr + slots, mass, mask=m_in)
+        k_ptr += BLOCK_N * k_n
+        v_ptr += BLOCK_N * v_n
+        mask_ptr += BLOCK_N
+    slots = (split * tl.num_programs(1) + bh).to(tl.int64) * n_concepts
+    _store(sum_k_ptr + slots * width, m, d, width, sum_k, m_in, d_in)
+    _store(sum_v_ptr + slots * width_v, m, e, width_v, sum_v, m_in, e_in)
+    tl.store(mass_ptr + slots + m, mass, mask=m_in)
 
 
 @triton.jit
@@ -89,7 +103,7 @@ def _posterior_kernel(
     for _ in range(0, n_splits):
         total += tl.load(sum_ptr + at, mask=inside, other=0.0)
         mass += tl.load(mass_ptr + slot, mask=slot_in, other=0.0)
-        sum_ptr += n_slots.to(tl.int64) * width
+        sum_ptr += n_slots * width
         mass_ptr += n_slots
     full = mass >= tiny
     safe = tl.where(full, mass, 1.0)
@@ -105,7 +119,7 @@ def _gradients_kernel(
     k_b, k_h, k_n, k_d, v_b, v_h, v_n, v_d, mask_b, mask_h,
     n_heads, n_tokens, n_concepts, width, width_v, root, chunk,
     MASKED: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_D: tl.constexpr,
-    BLOCK_V: tl.constexpr, PREC: tl.constexpr, UP: tl.constexpr,
+    BLOCK_V: tl.constexpr, UP: tl.constexpr,
 ):  # fmt: skip
     # As the sums: a token's gradients are finished here, the concepts' pull and push are sums over chunks.
     split, bh = tl.program_id(0), tl.program_id(1)
@@ -121,38 +135,45 @@ def _gradients_kernel(
     per_mass = tl.where(log_mass > float("-inf"), tl.exp(-log_mass), 0.0)
     half_norm = 0.5 * tl.sum(concepts.to(tl.float32) * concepts.to(tl.float32), 1)
     scale = root / tl.load(tau_ptr + h)
+    first = (split * chunk).to(tl.int64)
+    k_ptr += b * k_b + h * k_h + first * k_n
+    v_ptr += b * v_b + h * v_h + first * v_n
+    mask_ptr += b * mask_b + h * mask_h + first
+    grad_k_ptr += (bh.to(tl.int64) * n_tokens + first) * width
+    grad_v_ptr += (bh.to(tl.int64) * n_tokens + first) * width_v
+    n = tl.arange(0, BLOCK_N)
     pull = tl.zeros([BLOCK_M, BLOCK_D], tl.float32)
     push = tl.zeros([BLOCK_M], tl.float32)
     for start in range(split * chunk, tl.minimum(n_tokens, (split + 1) * chunk), BLOCK_N):
-        n = start + tl.arange(0, BLOCK_N)
-        n_in = n < n_tokens
+        n_in = start + n < n_tokens
         keep = n_in
         if MASKED:
-            keep = keep & (tl.load(mask_ptr + b * mask_b + h * mask_h + n, mask=keep, other=0) != 0)
-        k = _load(k_ptr + b * k_b + h * k_h, n, d, k_n, k_d, keep, d_in, UP)
-        v = _load(v_ptr + b * v_b + h * v_h, n, e, v_n, v_d, keep, e_in, UP)
-        share = _share(k, concepts, half_norm, scale, keep, m_in, PREC)
+            keep = keep & (tl.load(mask_ptr + n, mask=keep, other=0) != 0)
+        k = _load(k_ptr, n, d, k_n, k_d, keep, d_in, UP)
+        v = _load(v_ptr, n, e, v_n, v_d, keep, e_in, UP)
+        share = _share(k, concepts, half_norm, scale, keep, m_in)
         weight = share * per_mass[None, :]
-        change = tl.dot(k, tl.trans(slot_k), input_precision=PREC) + offset[None, :]
-        change += tl.dot(v, tl.trans(slot_v), input_precision=PREC)
+        change = tl.dot(k, tl.trans(slot_k), input_precision="ieee") + offset[None, :]
+        change += tl.dot(v, tl.trans(slot_v), input_precision="ieee")
         change = weight * change
         pulled = ((change - share * tl.sum(change, 1)[:, None]) * scale).to(k.dtype)
         weight = weight.to(k.dtype)
-        grad_k = tl.dot(weight, slot_k, input_precision=PREC) + tl.dot(pulled, concepts, input_precision=PREC)
-        grad_v = tl.dot(weight, slot_v, input_precision=PREC)
-        token = bh.to(tl.int64) * n_tokens + n
-        at_k, at_v = token[:, None] * width + d[None, :], token[:, None] * width_v + e[None, :]
-        tl.store(
-            grad_k_ptr + at_k, grad_k.to(grad_k_ptr.dtype.element_ty), mask=n_in[:, None] & d_in[None, :]
+        grad_k = tl.dot(weight, slot_k, input_precision="ieee") + tl.dot(
+            pulled, concepts, input_precision="ieee"
         )
-        tl.store(
-            grad_v_ptr + at_v, grad_v.to(grad_v_ptr.dtype.element_ty), mask=n_in[:, None] & e_in[None, :]
-        )
-        pull += tl.dot(tl.trans(pulled), k, input_precision=PREC)
+        grad_v = tl.dot(weight, slot_v, input_precision="ieee")
+        _store(grad_k_ptr, n, d, width, grad_k, n_in, d_in)
+        _store(grad_v_ptr, n, e, width_v, grad_v, n_in, e_in)
+        pull += tl.dot(tl.trans(pulled), k, input_precision="ieee")
         push += tl.sum(pulled.to(tl.float32), 0)
-    slots = (split * tl.num_programs(1) + bh).to(tl.int64) * n_concepts + m
-    tl.store(pull_ptr + slots[:, None] * width + d[None, :], pull, mask=m_in[:, None] & d_in[None, :])
-    tl.store(push_ptr + slots, push, mask=m_in)
+        k_ptr += BLOCK_N * k_n
+        v_ptr += BLOCK_N * v_n
+        mask_ptr += BLOCK_N
+        grad_k_ptr += BLOCK_N * width
+        grad_v_ptr += BLOCK_N * width_v
+    slots = (split * tl.num_programs(1) + bh).to(tl.int64) * n_concepts
+    _store(pull_ptr + slots * width, m, d, width, pull, m_in, d_in)
+    tl.store(push_ptr + slots + m, push, mask=m_in)
 
 
 def _tile(n: int) -> int:
@@ -160,11 +181,17 @@ def _tile(n: int) -> int:
     return max(16, tile)
 
 
-def _config(tile: int, backward: bool) -> tuple[int, int, int]:
-    """Give tokens per block, warps and stages for the largest of the concept and feature tiles."""
+def _config(single: bool, backward: bool, hopper: bool) -> tuple[int, int, int]:
+    """Give tokens per block, warps and stages; float32 is exact, without tensor cores, and needs the room."""
+    if single:
+        return 16, 8 if backward else 4, 1
     if backward:
-        return (64, 8, 1) if tile <= 64 else (32, 8, 1)
-    return (64, 4, 2) if tile <= 64 else (64, 8, 1)
+        return 32, 8, 1
+    return (64, 4, 2) if hopper else (16, 4, 1)
+
+
+def _is_hopper(k: Tensor) -> bool:
+    return not k.is_cuda or torch.cuda.get_device_capability(k.device) >= (9, 0)
 
 
 def _chunks(n_tokens: int, n_rows: int, block: int, n_splits: int | None) -> tuple[int, int]:
@@ -172,12 +199,6 @@ def _chunks(n_tokens: int, n_rows: int, block: int, n_splits: int | None) -> tup
     wanted = n_splits or min(triton.cdiv(_PROGRAMS, n_rows), triton.cdiv(n_tokens, 4 * block))
     chunk: int = triton.cdiv(triton.cdiv(n_tokens, wanted), block) * block
     return triton.cdiv(n_tokens, chunk), chunk
-
-
-def _precision(k: Tensor) -> str:
-    # Three tf32 products keep float32's digits on tensor cores; whoever allowed torch to round gets one.
-    exact = k.dtype == torch.float32 and torch.get_float32_matmul_precision() == "highest"
-    return "tf32x3" if exact else "tf32"
 
 
 def _arguments(k: Tensor, v: Tensor, concepts: Tensor, mask: Tensor | None, chunk: int) -> tuple[Any, ...]:
@@ -210,7 +231,7 @@ def forward(
     concept_k, concept_v, log_kappa, tau = (x.contiguous() for x in (concept_k, concept_v, log_kappa, tau))
     mask = None if mask is None else mask.contiguous()
     tile_m, tile_d, tile_v = _tile(n_concepts), _tile(width), _tile(width_v)
-    best, warps, stages = _config(max(tile_m, tile_d, tile_v), backward=False)
+    best, warps, stages = _config(k.dtype == torch.float32, False, _is_hopper(k))
     block = block or best
     splits, chunk = _chunks(n_tokens, rows, block, n_splits)
 
@@ -222,7 +243,7 @@ def forward(
         k, v, concept_k, tau, _mask_bytes(mask, k), sum_k, sum_v, mass,
         *_arguments(k, v, concept_k, mask, chunk),
         MASKED=mask is not None, BLOCK_N=block, BLOCK_M=tile_m, BLOCK_D=tile_d, BLOCK_V=tile_v,
-        PREC=_precision(k), UP=k.dtype == torch.bfloat16 and not k.is_cuda, num_warps=warps, num_stages=stages,
+        UP=k.dtype == torch.bfloat16 and not k.is_cuda, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     keys = empty(n_batch, n_heads, n_concepts, width, dtype=k.dtype)
     values = empty(n_batch, n_heads, n_concepts, width_v, dtype=k.dtype)
@@ -259,7 +280,7 @@ def token_gradients(
     )
     mask = None if mask is None else mask.contiguous()
     tile_m, tile_d, tile_v = _tile(n_concepts), _tile(width), _tile(width_v)
-    best, warps, stages = _config(max(tile_m, tile_d, tile_v), backward=True)
+    best, warps, stages = _config(k.dtype == torch.float32, True, _is_hopper(k))
     block = block or best
     splits, chunk = _chunks(n_tokens, rows, block, n_splits)
     grad_k = torch.empty(k.shape, dtype=k.dtype, device=k.device)
@@ -270,7 +291,7 @@ def token_gradients(
         k, v, concept_k, tau, _mask_bytes(mask, k), grad_keys, grad_values, offset, log_mass,
         grad_k, grad_v, pull, push, *_arguments(k, v, concept_k, mask, chunk),
         MASKED=mask is not None, BLOCK_N=block, BLOCK_M=tile_m, BLOCK_D=tile_d, BLOCK_V=tile_v,
-        PREC=_precision(k), UP=k.dtype == torch.bfloat16 and not k.is_cuda, num_warps=warps, num_stages=stages,
+        UP=k.dtype == torch.bfloat16 and not k.is_cuda, num_warps=warps, num_stages=stages,
     )  # fmt: skip
     return grad_k, grad_v, pull.sum(0), push.sum(0)
 
@@ -295,21 +316,25 @@ def lint_variants() -> list[Any]:
             ["sum_ptr", "mass_ptr", "log_kappa_ptr", "log_mass_ptr"], "*fp32"
         )
         numbers = dict.fromkeys(["n_splits", "n_slots", "n_head_slots", "width"], "i32") | {"tiny": "fp32"}
-        for tile in (16, 64, 128):
+        single = dtype == "fp32"
+        for tile in (16, 64):
             constants: dict[str, Any] = {"BLOCK_M": 16, "BLOCK_D": tile}
             aligned = tuple(posterior)
             variants.append(Variant(_posterior_kernel, posterior | numbers, constants, 2, 3, aligned, False))
-            for precision in ("tf32x3", "tf32") if dtype == "fp32" else ("tf32",):
-                for kernel, pointers, backward in (
-                    (_sums_kernel, sums, False),
-                    (_gradients_kernel, grads, True),
-                ):
-                    block, warps, stages = _config(tile, backward)
+            for kernel, pointers, backward in (
+                (_sums_kernel, sums, False),
+                (_gradients_kernel, grads, True),
+            ):
+                for architecture in (90, 80):
+                    if architecture == 80 and backward and not single and tile == 64:
+                        continue  # spills 16 to 24 bytes there, less loss than any smaller tile or no cores
+                    block, warps, stages = _config(single, backward, architecture == 90)
                     constants = dict.fromkeys(["BLOCK_M", "BLOCK_D", "BLOCK_V"], tile) | {
-                        "MASKED": True, "BLOCK_N": block, "PREC": precision, "UP": False, "k_d": 1, "v_d": 1,
+                        "MASKED": True, "BLOCK_N": block, "UP": False, "k_d": 1, "v_d": 1,
                     }  # fmt: skip
                     aligned = (*pointers, "tau_ptr", "width", "width_v", *strides)
+                    types, cores = pointers | common, not single and tile == 64  # small ones use HMMA
                     variants.append(
-                        Variant(kernel, pointers | common, constants, warps, stages, aligned, True)
+                        Variant(kernel, types, constants, warps, stages, aligned, cores, (architecture,))
                     )
     return variants

@@ -11,7 +11,7 @@ from neuroattn._checks import check_shape
 from neuroattn.kernels._batching import fold, unfold
 from neuroattn.kernels.workspace_integrate import reference
 
-_LARGEST_TILE = 128  # concepts and features that a kernel holds at once
+_LARGEST_TILE = 64  # concepts and features that a kernel holds at once
 
 
 class Workspace(NamedTuple):
@@ -29,12 +29,6 @@ class Workspace(NamedTuple):
     assignment : Tensor, shape (batch, head, token, concept), or None
         How each token is shared among the slots, in the dtype of ``log_mass``; rows sum to 1, or to 0 where
         masked. None where it was not asked for.
-
-    Examples
-    --------
-    >>> k, concept_k = torch.zeros(1, 1, 3, 2), torch.zeros(1, 2, 2)
-    >>> workspace_integrate(k, k, concept_k, concept_k, torch.zeros(1, 2), tau=1.0).log_mass.exp()
-    tensor([[[2.5000, 2.5000]]])
     """
 
     keys: Tensor
@@ -155,8 +149,8 @@ def workspace_integrate(
 def has_kernel(k: Tensor, v: Tensor, concept_k: Tensor) -> bool:
     """Say whether the Triton kernels take these shapes; others go to the torch route.
 
-    They hold all concepts of a head in one tile, so at most 128 of them, and features of at most 128, and
-    work in float32, float16 and bfloat16.
+    They hold all concepts of a head in one tile, so at most 64 of them, and as many features, and work in
+    float32, float16 and bfloat16.
     """
     sizes = (concept_k.shape[1], k.shape[-1], v.shape[-1])
     return k.dtype != torch.float64 and all(0 < n <= _LARGEST_TILE for n in sizes) and k.numel() > 0

@@ -209,7 +209,8 @@ class RidgeEncoder(Encoder):
     """
 
     _arrays = (
-        "alphas_", "dual_coef_", "intercept_", "mean_", "scale_", "X_fit_", "components_", "token_mean_"
+        "alphas_", "block_weight_", "dual_coef_", "intercept_", "mean_", "scale_", "widths_", "X_fit_",
+        "components_", "token_mean_", "token_scale_",
     )  # fmt: skip
 
     def __init__(
@@ -239,7 +240,7 @@ class RidgeEncoder(Encoder):
         -------
         RidgeEncoder
         """
-        from himalaya.kernel_ridge import solve_kernel_ridge_cv_eigenvalues
+        from himalaya.kernel_ridge import solve_multiple_kernel_ridge_random_search
 
         check_range("cv", self.cv, 2)
         alphas = np.logspace(-5, 5, 21) if self.alphas is None else np.asarray(self.alphas, dtype=float)
@@ -256,22 +257,31 @@ class RidgeEncoder(Encoder):
         self.single_target_ = targets.ndim == 1
         targets = targets.reshape(len(targets), -1).astype(np.float64)
         blocks = self._blocks(stimuli, fit=True)
-        design, width = np.concatenate(blocks, axis=1), [block.shape[1] for block in blocks]
-        self.mean_, scale = design.mean(0), design.std(0) * np.sqrt(np.repeat(width, width))
+        self.widths_ = np.asarray([block.shape[1] for block in blocks])
+        scales = [self._column_scale(i, block) for i, block in enumerate(blocks)]
+        design, scale = np.concatenate(blocks, axis=1), np.concatenate(scales)
+        self.mean_ = design.mean(0)
         # A column without variance says nothing; leave it at zero rather than divide by rounding errors.
         self.scale_ = np.where(design.std(0) > 1e-6 * np.abs(self.mean_), scale, np.inf).astype(np.float32)
         self.X_fit_ = (design - self.mean_) / self.scale_
         target_mean = targets.mean(0)
-        # A batch of targets keeps the predictions of all penalties and folds within memory.
-        self.alphas_, self.dual_coef_, _, intercept = solve_kernel_ridge_cv_eigenvalues(
-            _linear_kernel(self.X_fit_, self.X_fit_),
-            targets - target_mean,
-            alphas=alphas,
-            cv=folds,
-            fit_intercept=True,
-            local_alpha=self.alpha_per_target,
-            n_targets_batch=2000,
-        )
+        with np.errstate(divide="ignore"):  # a block without a share has the logarithm of zero
+            log_weight, self.dual_coef_, _, self.alphas_, intercept = (
+                solve_multiple_kernel_ridge_random_search(
+                    self._kernels(self.X_fit_),
+                    targets - target_mean,
+                    n_iter=self._block_shares(),
+                    alphas=alphas,
+                    cv=folds,
+                    fit_intercept=True,
+                    return_weights="dual",
+                    return_alphas=True,
+                    local_alpha=self.alpha_per_target,
+                    n_targets_batch=2000,  # keeps the predictions of all penalties and folds within memory
+                    progress_bar=False,
+                )
+            )
+        self.block_weight_ = np.exp(log_weight)
         self.intercept_ = intercept + target_mean
         return self
 
@@ -290,8 +300,9 @@ class RidgeEncoder(Encoder):
         check_is_fitted(self)
         stimuli = validate_data(self, self._read(X), allow_nd=True, dtype=np.float32, reset=False)
         design = (np.concatenate(self._blocks(stimuli, fit=False), axis=1) - self.mean_) / self.scale_
-        predicted: NDArray[np.float64] = (
-            _linear_kernel(design, self.X_fit_) @ self.dual_coef_ + self.intercept_
+        predicted: NDArray[np.float64] = self.intercept_ + sum(
+            kernel @ (weight * self.dual_coef_)
+            for kernel, weight in zip(self._kernels(design), self.block_weight_, strict=True)
         )
         return predicted[:, 0] if self.single_target_ else predicted
 
@@ -300,8 +311,22 @@ class RidgeEncoder(Encoder):
         return features[:] if isinstance(features, Rows | FeatureStore) else features
 
     def _blocks(self, X: NDArray[np.float32], *, fit: bool) -> list[NDArray[np.float32]]:
-        """Return predictors (stimulus, column) in blocks that get the same total variance."""
+        """Return predictors (stimulus, column) in blocks, each of total variance one once it is scaled."""
         return [X.reshape(len(X), -1)]
+
+    def _column_scale(self, i: int, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return what the columns of block i are divided by: each column gets an equal share of variance."""
+        return np.asarray(block.std(0) * np.sqrt(block.shape[1]))
+
+    def _block_shares(self) -> NDArray[np.float64]:
+        """Return the shares of the blocks (candidate, block) among which every unit chooses."""
+        return np.ones((1, 1))
+
+    def _kernels(self, design: NDArray[np.float32]) -> NDArray[np.float64]:
+        """Return the products of scaled predictors with those of the fit, (block, stimulus, fitted stimulus)."""
+        edges = np.cumsum(self.widths_)[:-1]
+        pairs = zip(np.split(design, edges, axis=1), np.split(self.X_fit_, edges, axis=1), strict=True)
+        return np.stack([_linear_kernel(a, b) for a, b in pairs])
 
     def _fitted_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         extra = {"single_target": self.single_target_, "n_features_in": self.n_features_in_}
@@ -330,14 +355,15 @@ class PooledRidgeEncoder(RidgeEncoder):
 
     The strongest simple rivals of attention: what a region can know of an image without looking anywhere in
     particular. The second moment of the tokens holds all products of two channels, so it can bind a category to the
-    features found at the same place, summed over the image. Every statistic gets the same total variance.
+    features found at the same place, summed over the image. Every unit chooses by cross-validation, with its penalty,
+    one of the statistics, all of the first order, or all together.
 
     Parameters
     ----------
     pooling : sequence of {"mean", "max", "std", "second-moment"}
-        Statistics over tokens, side by side. The second moment is taken of the first ``max_channels`` principal
-        components of the tokens where there are more channels.
+        Statistics over tokens of standardised channels.
     max_channels : int, default 128
+        The second moment is taken of so many principal components where there are more channels.
     alphas, alpha_per_target, cv, backbone
         As for :class:`RidgeEncoder`.
 
@@ -369,20 +395,34 @@ class PooledRidgeEncoder(RidgeEncoder):
         if X.ndim != 4:
             raise ValueError(f"X must have shape (stimulus, channel, y, x) to be pooled, got {X.shape}")
         tokens = X.reshape(*X.shape[:2], -1)
+        if fit:
+            self.token_mean_ = tokens.mean((0, 2))[:, None]
+            self.token_scale_ = tokens.std((0, 2)).clip(1e-6)[:, None]
+        tokens = (tokens - self.token_mean_) / self.token_scale_
         return [self._pool(tokens, check_option("pooling", name, POOLINGS), fit) for name in self.pooling]
 
     def _pool(self, tokens: NDArray[np.float32], name: str, fit: bool) -> NDArray[np.float32]:
         if name != "second-moment":
             return np.asarray(getattr(tokens, name)(2))
-        if fit:
-            n, c, t = tokens.shape
-            mean = tokens.mean((0, 2))
-            covariance = np.einsum("nct,ndt->cd", tokens, tokens, optimize=True) / (n * t) - np.outer(
-                mean, mean
-            )
-            self.components_ = np.linalg.eigh(covariance)[1][:, ::-1][:, : min(self.max_channels, c)]
-            self.token_mean_ = mean
-        z = np.einsum("nct,ck->nkt", tokens - self.token_mean_[:, None], self.components_, optimize=True)
-        moment = z @ z.transpose(0, 2, 1) / z.shape[2]
-        upper = np.triu_indices(z.shape[1])
-        return np.asarray(moment[:, upper[0], upper[1]], dtype=np.float32)
+        n_channels, n_tokens = tokens.shape[1:]
+        if n_channels > self.max_channels:
+            if fit:
+                flat = tokens.transpose(1, 0, 2).reshape(n_channels, -1)
+                self.components_ = np.linalg.eigh(flat @ flat.T)[1][:, : -self.max_channels - 1 : -1]
+            tokens = self.components_.T @ tokens
+        moment = tokens @ tokens.transpose(0, 2, 1) / n_tokens
+        row, column = np.triu_indices(tokens.shape[1])
+        # Products off the diagonal stand for two entries of the matrix.
+        return np.asarray(moment[:, row, column] * np.where(row == column, 1, np.sqrt(2)), dtype=np.float32)
+
+    def _column_scale(self, i: int, block: NDArray[np.float32]) -> NDArray[np.float32]:
+        if self.pooling[i] != "second-moment":
+            return super()._column_scale(i, block)
+        # One scale for all products: rare directions stay small, as ridge on the moment matrix itself has it.
+        return np.full(block.shape[1], np.sqrt(block.var(0).sum()), np.float32)
+
+    def _block_shares(self) -> NDArray[np.float64]:
+        first_order = np.asarray([float(name != "second-moment") for name in self.pooling])
+        candidates = [*np.eye(len(self.pooling)), first_order, np.ones(len(self.pooling))]
+        shares = np.unique([c for c in candidates if c.any()], axis=0)
+        return np.asarray(shares / shares.sum(1, keepdims=True))

@@ -90,7 +90,7 @@ def test_kernels_at_block_edges(tokens, n_splits, poison, guarded, assert_close,
 
 
 @pytest.mark.parametrize(
-    ("concepts", "width", "width_v"), [(1, 1, 1), (16, 16, 17), (17, 64, 3), (128, 72, 128)]
+    ("concepts", "width", "width_v"), [(1, 1, 1), (16, 16, 17), (17, 64, 3), (64, 48, 64)]
 )
 def test_kernels_at_tile_edges_with_the_shipped_blocks(
     concepts, width, width_v, poison, guarded, assert_close, monkeypatch
@@ -166,9 +166,9 @@ def test_only_float64_empty_and_wide_tiles_lack_a_kernel():
         return op.has_kernel(k, v, concept_k)
 
     assert all(has_kernel(dtype=dtype) for dtype in DTYPES)
-    assert has_kernel(concepts=128, width=128, width_v=128)
+    assert has_kernel(concepts=64, width=64, width_v=64)
     assert not has_kernel(dtype=torch.float64)
-    for wide in ({"concepts": 129}, {"width": 129}, {"width_v": 129}, {"tokens": 0}):
+    for wide in ({"concepts": 65}, {"width": 65}, {"width_v": 65}, {"tokens": 0}):
         assert not has_kernel(**wide)
 
 

@@ -102,7 +102,7 @@ def test_no_ridge_comes_near_the_ceiling_where_responses_are_routed(subject, rid
 
 def test_pooled_ridge_wins_the_linear_region(subject):
     recording, features = subject
-    pooled = accuracy(PooledRidgeEncoder(("mean",)), features, recording)["RSC"]
+    pooled = accuracy(PooledRidgeEncoder(("mean", "std")), features, recording)["RSC"]
     assert pooled > 0.6
     assert pooled > accuracy(RidgeEncoder(), features, recording)["RSC"] + 0.1
 
