@@ -21,7 +21,7 @@ $(VENV)/installed-%: $(BIN)/python pyproject.toml
 	@touch $@
 
 demo: $(VENV)/installed-demo  ## fit brain encoders to a simulated subject and write a report, offline
-	$(BIN)/neuroattn fit-encoder --demo --out demo
+	$(BIN)/neuroattn fit-encoder --demo --out demo --resume
 
 test: $(VENV)/installed-dev  ## install what tests need and run them all
 	$(BIN)/python -m pytest

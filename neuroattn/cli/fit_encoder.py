@@ -104,11 +104,16 @@ def fit_encoder(
     one_alpha: Annotated[
         bool, _option("--one-alpha", help="One ridge penalty for all units.", panel=MODEL)
     ] = False,
-    epochs: Annotated[int, _option("--epochs", help="Longest training of the networks.", panel=MODEL)] = 60,
+    epochs: Annotated[int, _option("--epochs", help="Longest training of the networks.", panel=MODEL)] = 40,
     seed: Annotated[int, _option("--seed", help="First seed.", panel=RUN)] = 0,
     n_seeds: Annotated[
-        int, _option("--n-seeds", help="Networks with this many seeds on a fixed partition.", panel=RUN)
-    ] = 1,
+        int | None,
+        _option(
+            "--n-seeds",
+            help="Seeds of the networks on a fixed partition [default: 1; 2 with --demo].",
+            panel=RUN,
+        ),
+    ] = None,
     min_ceiling: Annotated[
         float, _option("--min-ceiling", help="Units below have no r2_over_ceiling.", panel=RUN)
     ] = 0.1,
@@ -149,6 +154,7 @@ def fit_encoder(
     models = [check_option("model", name.strip(), MODELS) for name in model.split(",")]
     check_option("layout", layout, ("algonauts", "arrays"))
     device = resolve_device(device)
+    n_seeds = n_seeds or (2 if demo else 1)  # the demo shows how far the maps of two seeds agree
     cache = cache or default_cache()
     arrays = {
         "responses": _under(data, responses),
