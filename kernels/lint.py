@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-OPS = ("attention", "routed_readout")
+OPS = ("attention", "routed_readout", "eccentricity_pool", "workspace_integrate", "channel_gate")
 # Largest shared memory of a block, in bytes, and the matrix instruction of 64 or more rows.
 SHARED_LIMIT = {90: 232448, 80: 166912}
 MATRIX_INSTRUCTION = {90: "HGMMA", 80: "HMMA"}

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from neuroattn.kernels.benchmarks.registry import Case
 
-OPS = ("attention", "routed_readout")
+OPS = ("attention", "routed_readout", "eccentricity_pool", "workspace_integrate", "channel_gate")
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"
 
