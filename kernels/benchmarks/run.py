@@ -47,7 +47,7 @@ def error(ours: list[Tensor], theirs: list[Tensor]) -> float:
 
 
 def peak_memory(device: str, run: Callable[[], Any]) -> int | None:
-    """Bytes that ``run`` needs at once beyond what is there before; None where it cannot be read."""
+    """Bytes ``run`` needs beyond what the process holds, freed memory it kept included; None if unknown."""
     gc.collect()
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
