@@ -29,6 +29,12 @@ class Workspace(NamedTuple):
     assignment : Tensor, shape (batch, head, token, concept), or None
         How each token is shared among the slots, in the dtype of ``log_mass``; rows sum to 1, or to 0 where
         masked. None where it was not asked for.
+
+    Examples
+    --------
+    >>> k, concept_k = torch.zeros(1, 1, 3, 2), torch.zeros(1, 2, 2)
+    >>> workspace_integrate(k, k, concept_k, concept_k, torch.zeros(1, 2), tau=1.0).log_mass.exp()
+    tensor([[[2.5000, 2.5000]]])
     """
 
     keys: Tensor
