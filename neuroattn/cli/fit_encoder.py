@@ -104,7 +104,7 @@ def fit_encoder(
     one_alpha: Annotated[
         bool, _option("--one-alpha", help="One ridge penalty for all units.", panel=MODEL)
     ] = False,
-    epochs: Annotated[int, _option("--epochs", help="Longest training of the networks.", panel=MODEL)] = 40,
+    epochs: Annotated[int, _option("--epochs", help="Longest training of the networks.", panel=MODEL)] = 30,
     seed: Annotated[int, _option("--seed", help="First seed.", panel=RUN)] = 0,
     n_seeds: Annotated[
         int | None,

@@ -46,9 +46,9 @@ class Subject:
         self.truth = recording.truth.isel(stimulus=recording.test)
         self.features, self.measured = recording.features[recording.test], recording.responses[recording.test]
         models = {
-            "attention": BrainEncoder(rois, epochs=40, seed=seed),
-            "factorized": FactorizedEncoder(rois, epochs=40, seed=seed),
-            "probe": ProbeEncoder(rois, epochs=40, seed=seed),
+            "attention": BrainEncoder(rois, seed=seed),
+            "factorized": FactorizedEncoder(rois, seed=seed),
+            "probe": ProbeEncoder(rois, seed=seed),
             **RIDGES,
         }
         self.fitted = {
