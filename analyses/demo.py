@@ -16,8 +16,8 @@ def make_demo_recording(
     backbone: Backbone,
     cache: str | Path,
     *,
-    n_train: int = 500,
-    n_test: int = 200,
+    n_train: int = 450,
+    n_test: int = 150,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Recording:
@@ -42,4 +42,4 @@ def make_demo_recording(
         report = None if progress is None else counting(progress, "features", len(images))
         return np.asarray(extract_features(images, backbone, cache, progress=report)[:], np.float32)
 
-    return make_nsd_like(n_train, n_test, seed=seed, features=features, vertices_per_roi=25)
+    return make_nsd_like(n_train, n_test, seed=seed, features=features, vertices_per_roi=16)
