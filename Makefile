@@ -17,8 +17,11 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/installed-%: $(BIN)/python pyproject.toml
-	$(BIN)/python -m pip install -q -e '.[$*]'
+	$(BIN)/python -m pip install -q $(PIP_OPTIONS) -e '.[$*]'
 	@touch $@
+
+# Bytecode is written when a module is first imported; compiling all of it takes half a minute.
+$(VENV)/installed-demo: PIP_OPTIONS = --no-compile
 
 demo: $(VENV)/installed-demo  ## fit brain encoders to a simulated subject and write a report, offline
 	$(BIN)/neuroattn fit-encoder --demo --out demo --resume

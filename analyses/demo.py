@@ -16,8 +16,8 @@ def make_demo_recording(
     backbone: Backbone,
     cache: str | Path,
     *,
-    n_train: int = 450,
-    n_test: int = 150,
+    n_train: int = 380,
+    n_test: int = 120,
     seed: int = 0,
     progress: Progress | None = None,
 ) -> Recording:

@@ -16,8 +16,8 @@ def make_algonauts(
     out: Annotated[Path, typer.Option("--out", help="Folder to write to.")],
     subjects: Annotated[int, typer.Option("--subjects", help="Subject numbers, e.g. --subjects 1 2.")] = 1,
     more_subjects: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
-    n_train: Annotated[int, typer.Option("--n-train", help="Training images.")] = 450,
-    n_test: Annotated[int, typer.Option("--n-test", help="Test images.")] = 150,
+    n_train: Annotated[int, typer.Option("--n-train", help="Training images.")] = 380,
+    n_test: Annotated[int, typer.Option("--n-test", help="Test images.")] = 120,
     seed: Annotated[int, typer.Option("--seed", help="Subject N is made from seed + N - 1.")] = 0,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder of stored features; the user's cache by default.")
