@@ -739,7 +739,7 @@ def _outlines(attention: xr.DataArray, truth: xr.Dataset | None) -> NDArray[np.b
 EXPECTED = {
     "routed": ("attention",),
     "pooled-linear": ("pooled-ridge",),
-    "retinotopic": ("ridge", "factorized"),
+    "retinotopic": ("factorized",),
     "noise": (),
 }
 
