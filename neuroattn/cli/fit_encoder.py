@@ -154,7 +154,8 @@ def fit_encoder(
     models = [check_option("model", name.strip(), MODELS) for name in model.split(",")]
     check_option("layout", layout, ("algonauts", "arrays"))
     device = resolve_device(device)
-    n_seeds = n_seeds or (2 if demo else 1)  # the demo shows how far the maps of two seeds agree
+    if n_seeds is None:
+        n_seeds = 2 if demo else 1  # the demo shows how far the maps of two seeds agree
     cache = cache or default_cache()
     arrays = {
         "responses": _under(data, responses),
