@@ -272,7 +272,7 @@ def run_encoder_study(
             "command": command,
             "dataset": recording.name,
             "backbone": "given features" if backbone is None else backbone.config["name"],
-            "layer": "" if backbone is None else backbone.config["layer"],
+            "layer": "as given" if backbone is None else backbone.config["layer"],
             "split": str(split),
             "seeds": [int(s) for s in seeds],
             "n_train": len(folds[0].train),

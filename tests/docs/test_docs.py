@@ -4,6 +4,8 @@ import ast
 import importlib
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -153,3 +155,10 @@ def test_readme_names_all_five_papers():
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for paper in ("2505.17329", "Wimpff", "Fang", "Gupta", "2603.18676"):
         assert paper in text
+
+
+def test_table_of_the_readme_is_that_of_the_measurements():
+    """Speeds are generated, never typed."""
+    command = [sys.executable, str(ROOT / "kernels" / "benchmarks" / "run.py"), "--table"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
