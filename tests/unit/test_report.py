@@ -259,7 +259,7 @@ def test_summary_says_where_the_simple_model_wins(page):
 
 def test_planted_truth_is_judged(page):
     assert "FFA routed attention attention ✓ as planted" in page.text
-    assert "V1 retinotopic ridge or factorized ridge ✓ as planted" in page.text
+    assert "V1 retinotopic factorized ridge ✗ missed" in page.text
     assert "rest noise none none predicts above chance ✓ as planted" in page.text
 
 
