@@ -116,6 +116,25 @@ def test_a_frozen_normalisation_keeps_its_statistics():
     assert torch.equal(ours["temporal_norm.running_mean"], module.temporal_norm.running_mean)
 
 
+def saved_bytes(module, x, order):
+    """Return the bytes that a forward pass keeps for its backward pass."""
+    kept = {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = tensor, storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        order(module, x)
+    return sum(size for _, size in kept.values())
+
+
+def test_activations_need_a_tenth_of_the_memory():
+    module, x = SpatioTemporalStem(22), torch.randn(16, 22, 1000)
+    assert saved_bytes(module, x, plain_stem) > 10 * saved_bytes(module, x, lambda module, x: module(x))
+
+
 def test_route_follows_the_shape(monkeypatch):
     taken = []
 
