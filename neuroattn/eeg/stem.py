@@ -183,7 +183,7 @@ def lag_moments(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
     padding, n_times = length // 2, x.shape[-1]
     n_windows = x.shape[0] * x.shape[1] * (n_times + 2 * padding - length + 1)
     lag = torch.arange(length, device=x.device)
-    rows = x.flatten(0, 1).double() if x.dtype == torch.float64 else x.flatten(0, 1).float()
+    rows = x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float32))
 
     # Sums over the whole signal at each lag d of x[i] x[i + d] = (x[i] - c)(x[i + d] - c) + c (x[i] + x[i + d]) - c c.
     offset = rows.mean(1, keepdim=True).detach()
