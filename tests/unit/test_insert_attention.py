@@ -55,6 +55,7 @@ def test_place_and_effect(name, place, n_channels, x):
     torch.testing.assert_close(gated(x), before)  # this gate starts as the identity
     with torch.no_grad():
         gate.beta.copy_(torch.linspace(-2, 2, n_channels))
+        gate.gamma.fill_(0.5)
     assert not torch.allclose(gated(x), before, atol=1e-4)
     assert gates_of(model) == {}
     assert torch.equal(model(x), before)
@@ -185,7 +186,7 @@ class Flat(nn.Sequential):
 def test_models_without_a_place_are_refused():
     with pytest.raises(ValueError, match="after must be given for Flat: no feature map"):
         insert_attention(Flat(nn.Flatten(), nn.Linear(20, 3)), "se")
-    with pytest.raises(TypeError, match="model must have n_chans and n_times, .* got a Linear"):
+    with pytest.raises(TypeError, match=r"model must have n_chans and n_times, .* got a Linear"):
         insert_attention(nn.Linear(3, 2), "se")
     with pytest.raises(ValueError, match="reduction must be between 1 and the 2 channels, got 4"):
         insert_attention(Flat(nn.Conv1d(2, 2, 3), nn.Flatten(), nn.Linear(16, 3)), "se")
