@@ -648,7 +648,9 @@ class ConvolutionEncoder(NetworkEncoder):
     stride : int
         Tokens between two places of the convolution, along y and x; the paper has 3 for 31 x 31 tokens and 2 for
         16 x 16.
-    group_norm : float
+    group_norm : float, default 0.02
+        The paper's, for 40,000 units. Norms grow with the root of the number of units, so that a few hundred units and
+        images want about ten times as much.
     epochs, batch_size, lr, weight_decay, clip, patience, validation_fraction, seed, device
         As for :class:`BrainEncoder`.
 
