@@ -563,8 +563,8 @@ class ConvolutionNetwork(EncoderNetwork):
         """Return ``group_norm`` times the sum of the norms, not squared, of each hemisphere's weights and bias."""
         sides = [slice(0, self.n_left), slice(self.n_left, self.n_units)]
         parts = [p[side] for side in sides for p in (self.readout.weight, self.readout.bias)]
-        norms: Tensor = torch.stack([torch.linalg.vector_norm(p) for p in parts]).sum()
-        return self.group_norm * norms
+        penalty: Tensor = self.group_norm * torch.stack([torch.linalg.vector_norm(p) for p in parts]).sum()
+        return penalty
 
 
 class ProbeNetwork(EncoderNetwork):
