@@ -38,7 +38,7 @@ def two_layers():
     sources = [X["early"]] * 3 + [X["late"]] * 3
     y = np.stack([source.mean((2, 3)) @ rng.normal(size=8) for source in sources], 1).astype(np.float32)
     rois = label_rois({"V1": np.arange(6) < 3, "FFA": np.arange(6) > 2})
-    return X, y, rois, BrainEncoder(rois, epochs=10).fit(X, y)
+    return X, y, rois, BrainEncoder(rois, epochs=12, lr=1e-2).fit(X, y)
 
 
 def test_regions_find_the_layer_they_follow(two_layers):
@@ -193,7 +193,7 @@ def test_gaussian_fields_are_found_on_an_oblong_grid():
         [np.exp(-((column - 10 * x) ** 2 + (row - 6 * y) ** 2) / (2 * (10 * s) ** 2)) for x, y, s in planted]
     )
     y = np.einsum("nyx,uyx->nu", X[:, 0] - X[:, 2], fields / fields.sum((1, 2), keepdims=True))
-    encoder = GaussianEncoder({"V1": np.array([True, False])}, epochs=40).fit(X, y.astype(np.float32))
+    encoder = GaussianEncoder({"V1": np.array([True, False])}, epochs=25).fit(X, y.astype(np.float32))
     found = encoder.receptive_fields()
     assert found.roi.values.tolist() == ["V1", "rest"]
     assert {name: found[name].attrs["units"] for name in ("x", "y", "size")} == {
