@@ -261,22 +261,13 @@ class NetworkEncoder(Encoder):
         shapes["feature_layers"] = self.feature_layers_
         rois = self._membership()
         tensors["rois"] = rois.values
-        labels = {
-            "roi": rois["roi"].values.tolist(),
-            "hemisphere": rois["hemisphere"].values.tolist(),
-            "unit_kind": str(rois["unit_kind"].values[0]),
-            "vertex_index": rois["vertex_index"].values.tolist(),
-        }
+        labels = {name: {"dims": c.dims, "values": c.values.tolist()} for name, c in rois.coords.items()}
         return tensors, {"shapes": shapes, "rois": labels}
 
     def _restore(self, tensors: dict[str, NDArray[Any]], config: dict[str, Any]) -> None:
         labels, shapes = config["rois"], config["shapes"]
-        self.rois = label_rois(
-            dict(zip(labels["roi"], tensors.pop("rois"), strict=True)),
-            hemisphere=labels["hemisphere"],
-            unit_kind=labels["unit_kind"],
-            vertex_index=labels["vertex_index"],
-        )
+        coords = {name: (c["dims"], c["values"]) for name, c in labels.items()}
+        self.rois = xr.DataArray(tensors.pop("rois"), dims=("roi", "unit"), coords=coords, name="membership")
         self.grid_ = (shapes["grid"][0], shapes["grid"][1])
         self.n_channels_, self.n_units_ = shapes["n_channels"], shapes["n_units"]
         self.feature_layers_ = shapes["feature_layers"]
@@ -631,8 +622,7 @@ class GaussianEncoder(FactorizedEncoder):
 class ConvolutionEncoder(NetworkEncoder):
     """A strided 3 x 3 convolution and one linear map of all it returns [1]_: the paper's "linear" model.
 
-    The strongest of the paper's rivals to attention: it keeps where things are, and learns which features to keep.
-    Its loss adds ``group_norm`` times the sum of the norms, not squared, of each hemisphere's readout weights and bias.
+    It keeps where things are and learns which features to keep. Its loss adds ``group_norm`` times the sum of the norms, not squared, of each hemisphere's readout weights and bias.
 
     Differs from the paper: what all networks of this package share (see :class:`BrainEncoder`), and the mean squared
     error is averaged over all units where the paper adds up the means of the hemispheres, so the same ``group_norm``

@@ -225,3 +225,16 @@ def test_an_untrained_network_refuses_bad_options_before_long_work():
         ConvolutionEncoder(stride=0).build_network(8, (3, 3), 4)
     network = BrainEncoder().build_network(8, (3, 3), 4, ["a", "b"])
     assert network(torch.zeros(2, 2, 8, 3, 3)).shape == (2, 4)
+
+
+def test_a_stored_encoder_keeps_every_label_of_its_regions(tmp_path):
+    rois = label_rois(
+        {"V1": np.arange(4) < 3, "FFA": np.arange(4) > 1},
+        hemisphere=["left", "left", "right", "right"],
+        unit_kind="vertex",
+        vertex_index=[5, 9, 5, 7],
+    ).assign_coords(source=("roi", ["prf", "floc"]))
+    X, y = make_layers()["early"], np.random.default_rng(1).normal(size=(60, 4)).astype(np.float32)
+    encoder = BrainEncoder(rois, epochs=1).fit(X, y)
+    encoder.save(tmp_path / "model")
+    assert load_encoder(tmp_path / "model").rois.identical(rois)
