@@ -83,10 +83,10 @@ def band_filter(low: float | None, high: float | None, sfreq: float) -> NDArray[
         raise ValueError(
             f"band must have 0 < low < high < {sfreq / 2:g} Hz, half the sampling rate, got ({low}, {high})"
         )
-    kind = "bandpass" if len(edges) == 2 else "highpass" if high is None else "lowpass"
-    sos: NDArray[np.float64] = butter(
-        ORDER, edges if len(edges) == 2 else edges[0], kind, output="sos", fs=sfreq
-    )
+    if len(edges) == 2:
+        sos: NDArray[np.float64] = butter(ORDER, edges, "bandpass", output="sos", fs=sfreq)
+    else:
+        sos = butter(ORDER, edges[0], "highpass" if high is None else "lowpass", output="sos", fs=sfreq)
     return sos
 
 
