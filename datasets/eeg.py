@@ -387,6 +387,29 @@ def load_eeg(
     )
 
 
+def standard_names(ch_names: Sequence[str]) -> dict[str, str]:
+    """Return the spelling of the 10-05 system for each channel that belongs to it, such as "C3.." and "EEG Fp1".
+
+    Examples
+    --------
+    >>> standard_names(["Fc5.", "EEG FP1", "EOG"])
+    {'Fc5.': 'FC5', 'EEG FP1': 'Fp1'}
+    """
+    known = {ch.lower(): ch for ch in _montage().ch_names}
+    bare = {ch: re.sub(r"^eeg\s+|[\s.]+$", "", ch.lower()) for ch in ch_names}
+    return {ch: known[name] for ch, name in bare.items() if name in known}
+
+
+def _montage() -> Any:
+    import mne
+
+    # The first is the new name of the second.
+    builtin = mne.channels.get_builtin_montages()
+    return mne.channels.make_standard_montage(
+        "colin27_1005" if "colin27_1005" in builtin else "standard_1005"
+    )
+
+
 def _listed(ch_names: Sequence[str], mask: NDArray[np.bool_]) -> str:
     names = [name for name, hit in zip(ch_names, mask, strict=True) if hit]
     return f"channel {names[0]}" if len(names) == 1 else f"channels {', '.join(names)}"
@@ -452,16 +475,7 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
         raise ValueError(f"{path.name} cannot be read: {reason}") from None
     if not len(raw.annotations):
         raise ValueError(f"{path.name} must have annotations that mark the cues, got none")
-    # The first is the new name of the second.
-    builtin = mne.channels.get_builtin_montages()
-    montage = mne.channels.make_standard_montage(
-        "colin27_1005" if "colin27_1005" in builtin else "standard_1005"
-    )
-    known = {ch.lower(): ch for ch in montage.ch_names}
-    raw.rename_channels(
-        {ch: known.get(re.sub(r"^eeg\s+|[\s.]+$", "", ch.lower()), ch) for ch in raw.ch_names},
-        verbose="error",
-    )
+    raw.rename_channels(standard_names(raw.ch_names), verbose="error")
     bads: list[str] = []
     if isinstance(channels, str):
         check_option("channels", channels, ("eeg",))
@@ -474,6 +488,7 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
         if missing:
             raise ValueError(f"channels must be in {path.name}, missing: {', '.join(missing)}")
         raw.pick(list(channels), verbose="error")
+    montage = _montage()
     if raw.get_montage() is None and set(raw.ch_names) <= set(montage.ch_names):
         raw.set_montage(montage, verbose="error")
     return raw.load_data(verbose="error"), bads

@@ -11,16 +11,20 @@ from neuroattn.eeg.protocols import TrialFold, split_trials
 from neuroattn.eeg.recipe import Standardizer, recombine_segments, warmup_cosine
 from neuroattn.eeg.reference import load_reference
 from neuroattn.eeg.stem import SpatioTemporalStem, plain_stem
+from neuroattn.eeg.streaming import Decision, Replay, StreamingDecoder
 
 __all__ = [
     "BandPass",
     "BaseNet",
+    "Decision",
     "EuclideanAlignment",
     "LateralDifferences",
     "MotorImageryClassifier",
     "PaperSettings",
+    "Replay",
     "SpatioTemporalStem",
     "Standardizer",
+    "StreamingDecoder",
     "TrialFold",
     "baseline",
     "insert_attention",

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
+from neuroattn.attention.gates import Attention
 from neuroattn.datasets.eeg import check_labels, check_signals
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.insert import insert_attention
@@ -98,14 +99,14 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     >>> rng = np.random.default_rng(0)
     >>> y = np.array(["left", "right"] * 10)
     >>> X = rng.normal(size=(20, 3, 250)) * np.where(y == "left", 1.0, 3.0)[:, None, None]
-    >>> classifier = MotorImageryClassifier("eca", sfreq=125, n_epochs=20, standardize="channel").fit(X, y)
+    >>> classifier = MotorImageryClassifier("se", sfreq=125, n_epochs=50, standardize="channel").fit(X, y)
     >>> classifier.predict(X[:4])
     array(['left', 'right', 'left', 'right'], dtype='<U5')
     """
 
     def __init__(
         self,
-        attention: str | Callable[[int, int], nn.Module] | nn.Module | None = None,
+        attention: Attention | None = None,
         *,
         attention_options: Mapping[str, Any] | None = None,
         model: str | Callable[..., nn.Module] | None = None,
@@ -229,8 +230,8 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
 
     def predict(self, X: Any) -> NDArray[Any]:
         """Return the most probable class of each trial, shape (trial,); ``X`` as for :meth:`predict_proba`."""
-        labels: NDArray[Any] = self.predict_proba(X).argmax(axis=1)
-        return self.classes_[labels]
+        labels: NDArray[Any] = self.classes_[self.predict_proba(X).argmax(axis=1)]
+        return labels
 
     def score(self, X: Any, y: ArrayLike | None = None, sample_weight: ArrayLike | None = None) -> float:
         """Return the accuracy; without ``y`` on the event names of Epochs."""
@@ -422,11 +423,11 @@ class _Recombine:
     def __init__(self, seed: int, n_times: int) -> None:
         self.rng = np.random.default_rng(seed)
         # Eight segments as published, or seven, or the largest number that divides the trial.
-        self.n_segments = next((n for n in range(8, 1, -1) if n_times % n == 0), None)
-        if self.n_segments is None:
+        self.n_segments = next((n for n in range(8, 1, -1) if n_times % n == 0), 1)
+        if self.n_segments == 1:
             raise ValueError(f"augment needs trials that divide into 2 to 8 segments, got {n_times} samples")
 
-    def __call__(self, batch: Sequence[Any]) -> tuple[Tensor, Tensor]:
+    def __call__(self, batch: list[Any]) -> tuple[Tensor, Tensor]:
         x, y = default_collate(batch)
         x, y = recombine_segments(x.numpy(), y.numpy(), self.rng, self.n_segments)
         return torch.from_numpy(x), torch.from_numpy(y)
@@ -435,7 +436,7 @@ class _Recombine:
 def _whole_batches(n_trials: int, batch_size: int) -> int:
     """Return the size nearest below ``batch_size`` that leaves no batch of one, which has no variance."""
     wanted = min(batch_size, n_trials)
-    sizes = (*range(wanted, 1, -1), *range(wanted, n_trials + 1))
+    sizes: Sequence[int] = (*range(wanted, 1, -1), *range(wanted, n_trials + 1))
     return next(size for size in sizes if n_trials % size != 1)
 
 
