@@ -5,6 +5,7 @@ from neuroattn.eeg.baselines import baseline
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.classifier import MotorImageryClassifier
 from neuroattn.eeg.insert import insert_attention
+from neuroattn.eeg.moabb import run_moabb
 from neuroattn.eeg.pipelines import BandPass, LateralDifferences
 from neuroattn.eeg.presets import PaperSettings, paper_settings
 from neuroattn.eeg.protocols import TrialFold, split_trials
@@ -32,6 +33,7 @@ __all__ = [
     "paper_settings",
     "plain_stem",
     "recombine_segments",
+    "run_moabb",
     "split_trials",
     "warmup_cosine",
 ]
