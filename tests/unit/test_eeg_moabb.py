@@ -111,7 +111,7 @@ def test_faults_are_named():
         ValueError, match="evaluation must be one of 'WithinSession', 'CrossSession', 'CrossSubject'"
     ):
         run_moabb("cross", {"a": baseline("csp-lda", sfreq=128)}, [data])
-    with pytest.raises(ValueError, match=r"pipelines must be one of .* got 'lda'"):
+    with pytest.raises(ValueError, match="pipelines 'lda' is unknown; nearest are 'csp-lda'"):
         run_moabb("WithinSession", ["lda"], [data])
     with pytest.raises(ValueError, match="datasets must hold at least one data set"):
         run_moabb("WithinSession", ["se"], [])
