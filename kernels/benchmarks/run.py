@@ -22,7 +22,14 @@ from torch import Tensor
 
 from neuroattn.kernels.benchmarks.registry import Case
 
-OPS = ("attention", "routed_readout", "eccentricity_pool", "workspace_integrate", "channel_gate")
+OPS = (
+    "attention",
+    "routed_readout",
+    "eccentricity_pool",
+    "workspace_integrate",
+    "channel_gate",
+    "eeg_basenet",
+)
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"
 

@@ -52,7 +52,7 @@ class ChannelGate(nn.Module, ABC):
     def gate(self, x: Tensor) -> Tensor:
         """Return the factors of a signal (batch, channel, time): (batch, channel) or (batch, channel, time)."""
 
-    def forward(self, x: Tensor, return_gate: bool = False) -> Any:
+    def forward(self, x: Tensor, return_gate: bool = False) -> Tensor | tuple[Tensor, Tensor]:
         """Scale a signal.
 
         Parameters

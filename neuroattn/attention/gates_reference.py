@@ -278,19 +278,22 @@ def load_reference_gate(
     if names:
         gate.to(next(value.dtype for value in state_dict.values() if value.is_floating_point()))
     for ours, target in [*gate.named_parameters(), *gate.named_buffers()]:
-        if not all(name in state_dict for name in names.get(ours, ("",))):
-            raise ValueError(f"state_dict must have the parameter for {ours} of mode {mode!r}")
-        parts = [state_dict[name] for name in names[ours]]
-        value = parts[0] if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
-        if _proper(value) != _proper(target):
+        published = names.get(ours, (ours,))
+        missing = [name for name in published if name not in state_dict]
+        if missing:
             raise ValueError(
-                f"state_dict[{names[ours][0]!r}] must have shape {tuple(target.shape)} for config but for axes of one, "
-                f"got {tuple(value.shape)}"
+                f"state_dict must have {missing[0]!r} for mode {mode!r}, got {', '.join(state_dict)}"
+            )
+        value = torch.cat([state_dict[name].reshape(-1) for name in published])
+        if len(published) == 1 and _sizes(state_dict[published[0]]) != _sizes(target):
+            wanted, got = _sizes(target), tuple(state_dict[published[0]].shape)
+            raise ValueError(
+                f"state_dict[{published[0]!r}] must have the sizes {wanted} by config, got shape {got}"
             )
         with torch.no_grad():
-            target.copy_(value.reshape(target.shape))
+            target.copy_(value.view_as(target))
     return gate.eval()
 
 
-def _proper(tensor: Tensor) -> list[int]:
+def _sizes(tensor: Tensor) -> list[int]:
     return [n for n in tensor.shape if n > 1]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
 from neuroattn._checks import check_range, check_shape
 from neuroattn.attention import make_gate
+from neuroattn.attention.gates import Attention
 from neuroattn.eeg.stem import SpatioTemporalStem
 
 try:
@@ -21,11 +22,36 @@ except (ImportError, OSError) as error:  # OSError: a CUDA build of torchaudio b
     ) from error
 
 _PUBLISHED_SFREQ = 250.0  # Hz, at which the default lengths were chosen
-_LENGTHS = {
-    "filter_length": 25,
-    "pool_length": 75,
-    "pool_stride": 15,
-}
+
+
+class _Lengths(NamedTuple):
+    """Filters and averages that shorten a signal, in samples and then in windows of the stem."""
+
+    filter: int = 25
+    pool: int = 75
+    stride: int = 15
+    feature_filter: int = 15
+    feature_pool: int = 8
+    feature_stride: int = 8
+
+    def windows(self, n_times: int) -> tuple[int, int]:
+        """Return how many windows the attention sees of a signal, and how many averages of them are left."""
+        n_filtered = _convolved(n_times, self.filter)
+        n_windows = _convolved((n_filtered - self.pool) // self.stride + 1, self.feature_filter)
+        if n_filtered < self.pool or n_windows < self.feature_pool:
+            needed = max(1, self.feature_pool - _convolved(0, self.feature_filter))
+            shortest = (needed - 1) * self.stride + self.pool - _convolved(0, self.filter)
+            raise ValueError(
+                f"n_times must be at least {shortest} for these filter and pool lengths, got {n_times}"
+            )
+        return n_windows, (n_windows - self.feature_pool) // self.feature_stride + 1
+
+
+def _convolved(n_times: int, filter_length: int) -> int:
+    return n_times + 2 * (filter_length // 2) - filter_length + 1
+
+
+_DEFAULTS = _Lengths()
 
 
 class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
@@ -95,6 +121,7 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
 
     Examples
     --------
+    >>> import torch
     >>> model = BaseNet(n_chans=22, n_outputs=4, n_times=1000, attention="eca")
     >>> model(torch.zeros(2, 22, 1000)).shape
     torch.Size([2, 4])
@@ -102,6 +129,14 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
     >>> out["features"].shape, out["gate"].shape
     (torch.Size([2, 112]), torch.Size([2, 16]))
     """
+
+    # Given by EEGModuleMixin.
+    n_chans: int
+    n_outputs: int
+    n_times: int
+    sfreq: float
+    _braindecode_init_kwargs: dict[str, Any]
+    _set_n_outputs: Callable[[int], None]
 
     _HUB_NOTES_TEMPLATE = ""  # braindecode's tell to import the model from braindecode
 
@@ -114,17 +149,17 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
         chs_info: list[dict[str, Any]] | None = None,
         input_window_seconds: float | None = None,
         *,
-        attention: str | Callable[[int, int], nn.Module] | nn.Module | None = None,
+        attention: Attention | None = None,
         attention_options: Mapping[str, Any] | None = None,
         n_filters: int = 40,
-        filter_length: int = _LENGTHS["filter_length"],
+        filter_length: int = _DEFAULTS.filter,
         spatial_expansion: int = 1,
-        pool_length: int = _LENGTHS["pool_length"],
-        pool_stride: int = _LENGTHS["pool_stride"],
+        pool_length: int = _DEFAULTS.pool,
+        pool_stride: int = _DEFAULTS.stride,
         n_features: int = 16,
-        feature_filter_length: int = 15,
-        feature_pool_length: int = 8,
-        feature_pool_stride: int = 8,
+        feature_filter_length: int = _DEFAULTS.feature_filter,
+        feature_pool_length: int = _DEFAULTS.feature_pool,
+        feature_pool_stride: int = _DEFAULTS.feature_stride,
         drop_prob: float = 0.5,
         activation: type[nn.Module] = nn.ELU,
     ) -> None:
@@ -142,7 +177,15 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
         check_range("feature_pool_length", feature_pool_length, 1)
         check_range("feature_pool_stride", feature_pool_stride, 1)
         check_range("drop_prob", drop_prob, 0, 1)
-        self._warn_of_sfreq(filter_length, pool_length, pool_stride)
+        self._lengths = _Lengths(
+            filter_length,
+            pool_length,
+            pool_stride,
+            feature_filter_length,
+            feature_pool_length,
+            feature_pool_stride,
+        )
+        self._warn_of_sfreq()
         self.stem = SpatioTemporalStem(
             self.n_chans,
             n_filters=n_filters,
@@ -174,9 +217,9 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
         )
         self.pool = nn.AvgPool2d((1, feature_pool_length), (1, feature_pool_stride))
         self.feature_drop = nn.Dropout(drop_prob)
-        n_windows, self._n_pooled = self._lengths(self.n_times)
+        n_windows, n_averages = self._lengths.windows(self.n_times)
         self.attention = make_gate(attention, n_features, n_windows, **(attention_options or {}))
-        self.final_layer = nn.Linear(n_features * self._n_pooled, self.n_outputs)
+        self.final_layer = nn.Linear(n_features * n_averages, self.n_outputs)
 
     @property
     def mapping(self) -> dict[str, str]:
@@ -204,7 +247,8 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
         """
         if x.ndim != 3 or x.shape[1] != self.n_chans:
             check_shape("x", x, "batch", self.n_chans, "time")
-        if x.shape[2] != self.n_times and self._lengths(x.shape[2])[1] != self._n_pooled:
+        windows = self._lengths.windows
+        if x.shape[2] != self.n_times and windows(x.shape[2])[1] != windows(self.n_times)[1]:
             raise ValueError(
                 f"x must have about {self.n_times} samples, as the model was built for, got {x.shape[2]}"
             )
@@ -246,43 +290,21 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
         config: dict[str, Any] = super().get_config()
         return config
 
-    def _lengths(self, n_times: int) -> tuple[int, int]:
-        """Return the windows of the stem and the averages after the attention."""
-        n_filtered = _convolved(n_times, self.stem.temporal.kernel_size[1])
-        length, stride = self.stem.pool.kernel_size[1], self.stem.pool.stride[1]
-        feature_length, feature_stride = self.pool.kernel_size[1], self.pool.stride[1]
-        n_windows = (n_filtered - length) // stride + 1
-        n_features = _convolved(n_windows, self.separable[0].kernel_size[1])
-        if n_filtered < length or n_features < feature_length:
-            # The shortest window that leaves one average.
-            needed = feature_length - _convolved(0, self.separable[0].kernel_size[1])
-            shortest = (needed - 1) * stride + length - _convolved(0, self.stem.temporal.kernel_size[1])
-            raise ValueError(
-                f"n_times must be at least {shortest} for these filter and pool lengths, got {n_times}"
-            )
-        return n_features, (n_features - feature_length) // feature_stride + 1
-
-    def _warn_of_sfreq(self, *lengths: int) -> None:
+    def _warn_of_sfreq(self) -> None:
         try:
             sfreq = float(self.sfreq)
         except ValueError:  # neither given nor inferable
             return
-        if sfreq == _PUBLISHED_SFREQ or list(lengths) != list(_LENGTHS.values()):
+        if sfreq == _PUBLISHED_SFREQ or self._lengths[:3] != _DEFAULTS[:3]:
             return
         scale = sfreq / _PUBLISHED_SFREQ
-        scaled = [
-            2 * round((lengths[0] * scale - 1) / 2) + 1,
-            *(max(1, round(n * scale)) for n in lengths[1:]),
-        ]
-        advice = ", ".join(f"{name}={length}" for name, length in zip(_LENGTHS, scaled, strict=True))
+        odd = 2 * round((_DEFAULTS.filter * scale - 1) / 2) + 1
+        pool, stride = (max(1, round(length * scale)) for length in _DEFAULTS[1:3])
         warnings.warn(
-            f"the default lengths are samples at 250 Hz; at sfreq={sfreq:g} the same durations are {advice}",
+            f"the default lengths are samples at 250 Hz; at sfreq={sfreq:g} the same durations are "
+            f"filter_length={odd}, pool_length={pool}, pool_stride={stride}",
             stacklevel=4,
         )
-
-
-def _convolved(n_times: int, filter_length: int) -> int:
-    return n_times + 2 * (filter_length // 2) - filter_length + 1
 
 
 _NORM = ("weight", "bias", "running_mean", "running_var", "num_batches_tracked")

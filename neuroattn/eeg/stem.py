@@ -1,8 +1,8 @@
-"""The spatio-temporal stem of BaseNet: mix the electrodes first, filter afterwards, and normalise as if it were the
-other way round.
-"""
+"""The spatio-temporal stem of BaseNet, which mixes the electrodes before it filters them."""
 
 from __future__ import annotations
+
+import inspect
 
 import torch
 from torch import Tensor, nn
@@ -77,14 +77,14 @@ class SpatioTemporalStem(nn.Module):
         self.temporal_norm = nn.BatchNorm2d(n_filters)
         self.spatial = nn.Conv2d(n_filters, n_mixtures, (n_chans, 1), groups=n_filters, bias=False)
         self.norm = nn.BatchNorm2d(n_mixtures)
-        self.activation = activation()
-        if hasattr(self.activation, "inplace"):  # what it overwrites is not needed again
-            self.activation.inplace = True
+        # What it overwrites is not needed again.
+        in_place = {"inplace": True} if "inplace" in inspect.signature(activation).parameters else {}
+        self.activation = activation(**in_place)
         self.pool = nn.AvgPool2d((1, pool_length), (1, pool_stride))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return windows (batch, mixture, 1, window) of a signal (batch, channel, time)."""
-        if not _mixes_first(*x.shape, self.temporal.kernel_size[1]):
+        if not _mixes_first(x.shape, self.temporal.kernel_size[1]):
             return plain_stem(self, x)
         # Mixtures lead, so that trials stay in one piece through filter, normalisation and pooling.
         mixed = _filtered_mixtures(self, x)
@@ -110,8 +110,9 @@ def plain_stem(stem: SpatioTemporalStem, x: Tensor) -> Tensor:
     return windows
 
 
-def _mixes_first(n_trials: int, n_chans: int, n_times: int, filter_length: int) -> bool:
+def _mixes_first(shape: torch.Size, filter_length: int) -> bool:
     """Whether mixing first is the faster order: on a CPU it was from 3 electrodes and 12 rows of 1000 samples on."""
+    n_trials, n_chans, n_times = shape
     return n_chans >= 3 and n_trials * n_chans * n_times >= 12_000 and n_times >= filter_length
 
 
@@ -146,7 +147,7 @@ def _track(norm: nn.BatchNorm2d, mean: Tensor, var: Tensor) -> None:
     assert norm.num_batches_tracked is not None
     with torch.no_grad():
         norm.num_batches_tracked.add_(1)
-        share = 1 / norm.num_batches_tracked if norm.momentum is None else norm.momentum
+        share = 1 / norm.num_batches_tracked.double() if norm.momentum is None else norm.momentum
         for running, value in ((norm.running_mean, mean), (norm.running_var, var)):
             running.add_(share * (value.to(running.dtype) - running))
 
@@ -182,7 +183,7 @@ def lag_moments(x: Tensor, length: int) -> tuple[Tensor, Tensor]:
     padding, n_times = length // 2, x.shape[-1]
     n_windows = x.shape[0] * x.shape[1] * (n_times + 2 * padding - length + 1)
     lag = torch.arange(length, device=x.device)
-    rows = x.flatten(0, 1).double() if x.dtype == torch.float64 else x.flatten(0, 1).float()
+    rows = x.flatten(0, 1).to(torch.promote_types(x.dtype, torch.float32))
 
     # Sums over the whole signal at each lag d of x[i] x[i + d] = (x[i] - c)(x[i + d] - c) + c (x[i] + x[i + d]) - c c.
     offset = rows.mean(1, keepdim=True).detach()

@@ -156,7 +156,7 @@ def test_what_does_not_fit_is_refused():
         load_reference(weights | {"surprise": torch.zeros(1)}, config)
     with pytest.raises(ValueError, match="config must have the attention_mode of the attention"):
         load_reference(weights, config | {"attention_mode": None})
-    with pytest.raises(ValueError, match="state_dict does not fit config: size mismatch for stem.spatial"):
+    with pytest.raises(ValueError, match=r"state_dict does not fit config: size mismatch for stem\.spatial"):
         load_reference(weights, config | {"n_channels": 21})
     with pytest.raises(ValueError, match="config must have 'n_classes' or 'n_outputs'"):
         load_reference(weights, {"n_channels": 22})
