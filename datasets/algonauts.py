@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +14,12 @@ import xarray as xr
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from neuroattn.datasets._pickled import read_pickled
 from neuroattn.datasets.recording import FileCheck, ImageFiles, Recording, Responses
+from neuroattn.datasets.regions import ROI_CLASSES, region_class
 from neuroattn.datasets.surfaces import MESH_SIZES
 from neuroattn.results import label_rois, replacing, write_json, write_netcdf
 
-# Label files and the names in them, in the order of their labels (1, 2, ...).
-ROI_CLASSES = {
-    "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
-    "floc-bodies": ("EBA", "FBA-1", "FBA-2", "mTL-bodies"),
-    "floc-faces": ("OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"),
-    "floc-places": ("OPA", "PPA", "RSC"),
-    "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
-    "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
-}
 _SIDES = {"left": "lh", "right": "rh"}
 _SPLITS = {"train": "training", "test": "test"}
 _N_VERTICES = MESH_SIZES["fsaverage"]
@@ -127,6 +119,7 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
             hemisphere=np.repeat(list(_SIDES), sizes)[keep],
             unit_kind="vertex",
             vertex_index=np.concatenate(vertices)[keep],
+            atlas=[region_class(region) for region in membership],
         ),
         stimulus_ids=stimulus_ids,
         images=ImageFiles(paths),
@@ -385,38 +378,13 @@ def _read_rois(folder: Path, sizes: Sequence[int]) -> dict[str, NDArray[np.bool_
     return membership
 
 
-# All that a pickled numpy array of plain objects refers to; numpy 1 and 2 name the module differently.
-_PICKLED_ARRAY = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype} | {
-    (f"numpy.{core}.multiarray", name): value
-    for core in ("core", "_core")
-    for name, value in (
-        ("_reconstruct", np.empty(0).__reduce__()[0]),
-        ("scalar", np.int64(0).__reduce__()[0]),
-    )
-}
-
-
-class _NamesUnpickler(pickle.Unpickler):
-    """Unpickle numpy arrays of plain objects; every other global is refused, so nothing can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED_ARRAY:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        return _PICKLED_ARRAY[module, name]
-
-
 def _read_mapping(path: Path) -> dict[int, str]:
     """Read the pickled names of one class: ``{1: name, ...}`` without the unnamed zero."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected the names of the labels of its class")
     try:
-        with path.open("rb") as file:
-            readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
-            shape, _, dtype = readers[npy_format.read_magic(file)](file)
-            if shape != () or not dtype.hasobject:
-                raise ValueError(f"it holds {dtype} of shape {shape}")
-            content = _NamesUnpickler(file).load().item()
-    except Exception as error:  # a damaged or hostile pickle may raise anything
+        content = read_pickled(path)
+    except ValueError as error:
         raise ValueError(f"{path} must hold a dictionary of names and nothing else: {error}") from None
     if not isinstance(content, dict) or not all(
         isinstance(label, int | np.integer) and isinstance(name, str) for label, name in content.items()

@@ -404,7 +404,7 @@ def read_mask(mask: str | Path) -> tuple[NDArray[np.bool_], Any]:
     return inside, image
 
 
-def _in_mask(argument: str, spec: str | Path, mask: str | Path | None, ndim: int) -> NDArray[Any]:
+def in_mask(argument: str, spec: str | Path, mask: str | Path | None, ndim: int) -> NDArray[Any]:
     """Return the values (voxel, ...) of a NIfTI file inside the mask."""
     if mask is None:
         raise ValueError(f"{argument} {spec} is a NIfTI file and needs a mask, got none")
@@ -432,7 +432,7 @@ def _read_responses(responses: str | Path, orientation: str, mask: str | Path | 
     path, _ = _split_key(spec)
     if _has_suffix(path, *_NIFTI_SUFFIXES):
         _check_image_orientation(spec, orientation)
-        table = _in_mask("responses", spec, mask, 4).T
+        table = in_mask("responses", spec, mask, 4).T
     else:
         table = _read_numbers("responses", spec)
         if table.ndim != 2:
@@ -475,7 +475,7 @@ def _check_image_orientation(spec: str, orientation: str) -> None:
 def _read_gifti(spec: str, paths: list[Path], orientation: str) -> _Source:
     tables = {}
     for path in paths:
-        side, table = _read_gifti_file(path)
+        side, table = read_gifti_file("responses", path)
         if side in tables:
             raise ValueError(f"responses {spec} must hold each hemisphere once, got {side!r} twice")
         tables[side] = table
@@ -499,12 +499,12 @@ def _read_gifti(spec: str, paths: list[Path], orientation: str) -> _Source:
     )
 
 
-def _read_gifti_file(path: Path) -> tuple[str, NDArray[Any]]:
-    """Return the hemisphere and the responses (vertex, stimulus) of one file."""
+def read_gifti_file(argument: str, path: Path) -> tuple[str, NDArray[Any]]:
+    """Return the hemisphere and the values (vertex, array) of one file."""
     import nibabel
 
-    _existing("responses", path)
-    with _reading("responses", path):
+    _existing(argument, path)
+    with _reading(argument, path):
         try:
             image: Any = nibabel.load(path)
         except (nibabel.filebasedimages.ImageFileError, ExpatError) as error:
@@ -517,11 +517,16 @@ def _read_gifti_file(path: Path) -> tuple[str, NDArray[Any]]:
             raise ValueError(f"its arrays must have shape (vertex,), got {columns[0].shape}")
     structures = [image.meta, *(array.meta for array in image.darrays)]
     said = " ".join(str(meta.get("AnatomicalStructurePrimary", "")) for meta in structures).lower()
+    return find_side(argument, path, said), table
+
+
+def find_side(argument: str, path: Path, said: str = "") -> str:
+    """Return the hemisphere that a file's metadata, or without them its name, says."""
     name = path.name.lower()
     for side, pattern in (("left", r"(^|[._-])(lh|l|left)[._-]"), ("right", r"(^|[._-])(rh|r|right)[._-]")):
         if f"cortex{side}" in said or (not said.strip() and re.search(pattern, name)):
-            return side, table
-    raise ValueError(f"responses {path} must say its hemisphere; name it lh.*, rh.*, *hemi-L* or *hemi-R*")
+            return side
+    raise ValueError(f"{argument} {path} must say its hemisphere; name it lh.*, rh.*, *hemi-L* or *hemi-R*")
 
 
 def _check_rows(argument: str, spec: str | Path, n_rows: int, source: _Source) -> None:
@@ -610,10 +615,10 @@ def _read_rois(
     _existing("rois", spec)
     path, _ = _split_key(spec)
     if _has_suffix(path, ".json"):
-        return _read_json_rois(path, n_units)
+        return read_json_regions(path, n_units)
     names = None
     if _has_suffix(path, *_NIFTI_SUFFIXES):
-        array = _in_mask("rois", spec, mask, 3)
+        array = in_mask("rois", spec, mask, 3)
     else:
         array = _read_numbers("rois", spec)
         names = _read_roi_names(path)
@@ -653,7 +658,7 @@ def _read_roi_names(path: Path) -> list[str] | None:
     return names
 
 
-def _read_json_rois(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
+def read_json_regions(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
     try:
         content = json.loads(path.read_text())
         members = {str(name): np.asarray(units, dtype=float) for name, units in content.items()}

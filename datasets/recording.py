@@ -187,6 +187,16 @@ class Responses:
             out[here] = table if self.units is None else table[:, self.units]
         return out
 
+    def take(self, units: NDArray[np.intp]) -> Responses:
+        """Return the responses of some units, still in their files.
+
+        Examples
+        --------
+        >>> Responses([[np.arange(6.0).reshape(2, 3)]]).take(np.array([2, 0]))[:].tolist()
+        [[2.0, 0.0], [5.0, 3.0]]
+        """
+        return Responses(self.blocks, units if self.units is None else self.units[units])
+
     def gaps(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Find what is not a number, reading a few rows at a time.
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.datasets._scenes import CATEGORIES, GRID, IMAGE_SIDE, OBJECT_SIDE, draw_scenes, shuffle_cells
 from neuroattn.datasets.recording import Recording
+from neuroattn.datasets.regions import region_class
 from neuroattn.datasets.surfaces import fsaverage5_mesh
 from neuroattn.results import label_rois
 
@@ -218,6 +219,7 @@ def _place_regions(names: list[str], n_vertices: int) -> xr.DataArray:
         hemisphere=np.concatenate(side_of),
         unit_kind="vertex",
         vertex_index=np.concatenate(used),
+        atlas=[region_class(name) for name in names],
     )
 
 
