@@ -1,7 +1,14 @@
 """Brain encoders: from images to responses of fMRI vertices, voxels or neurons."""
 
 from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
-from neuroattn.encoding.estimators import Encoder, PooledRidgeEncoder, RidgeEncoder, load_encoder
+from neuroattn.encoding.estimators import (
+    BandedRidgeEncoder,
+    Encoder,
+    PcaRegressionEncoder,
+    PooledRidgeEncoder,
+    RidgeEncoder,
+    load_encoder,
+)
 from neuroattn.encoding.features import (
     FeatureDataset,
     FeatureStore,
@@ -14,6 +21,7 @@ from neuroattn.encoding.reference import load_reference
 
 __all__ = [
     "Backbone",
+    "BandedRidgeEncoder",
     "BrainEncoder",
     "Encoder",
     "EncoderOutput",
@@ -21,6 +29,7 @@ __all__ = [
     "FeatureDataset",
     "FeatureStore",
     "NetworkEncoder",
+    "PcaRegressionEncoder",
     "PooledRidgeEncoder",
     "Preprocessing",
     "ProbeEncoder",
