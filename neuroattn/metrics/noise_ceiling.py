@@ -102,8 +102,8 @@ def cross_subject_ceiling(
         Averaged over repeats, a row an image that all subjects saw. A unit that a subject lacks is NaN throughout, so
         that subjects with fewer units can be padded; for the mean, unit i must be the same place in all subjects.
     cv : int, default 5
-        Folds over stimuli of the linear combination; so many again inside choose the penalty of each unit. Means over
-        each fold are removed before folds are joined.
+        Folds over stimuli of the linear combination, of three stimuli or more; so many again inside choose the penalty
+        of each unit.
     seed : int or Generator, default 0
         Of the folds.
 
@@ -111,8 +111,8 @@ def cross_subject_ceiling(
     -------
     Dataset, dims (predictor, subject, unit)
         ``correlation`` of a subject's responses with the "mean" of the same unit over the others, and with the held-out
-        prediction of the "linear" combination (ridge regression) of all units of all others. Square it for the scale of
-        r^2. NaN where a subject lacks the unit.
+        prediction of the "linear" combination (ridge regression) of all units of all others, averaged over folds.
+        Square it for the scale of r^2. NaN where a subject lacks the unit.
 
     Examples
     --------
@@ -127,7 +127,7 @@ def cross_subject_ceiling(
         raise ValueError(f"responses must have dims subject, stimulus and unit, got {responses.dims}")
     n_subjects, n_stimuli = responses.sizes["subject"], responses.sizes["stimulus"]
     check_range("number of subjects", n_subjects, 2)
-    check_range("cv", cv, 2, n_stimuli // 2)
+    check_range("cv", cv, 2, n_stimuli // 3)
     x = responses.transpose("subject", "stimulus", "unit").values.astype(np.float64)
     finite = np.isfinite(x)
     has = np.asarray(finite.all(1))
@@ -143,7 +143,7 @@ def cross_subject_ceiling(
         known = has[s] & has[others].any(0)
         mean[s, known] = pearson_r(x[s][:, known], np.nanmean(x[others][:, :, known], 0))
         predictors = x[others].transpose(1, 0, 2)[:, has[others]]
-        linear[s, has[s]] = pearson_r(*_ridge_held_out(predictors, x[s][:, has[s]], folds))
+        linear[s, has[s]] = _ridge_correlation(predictors, x[s][:, has[s]], folds)
     return xr.Dataset(
         {"correlation": (("predictor", "subject", "unit"), np.stack([mean, linear]))},
         coords={"predictor": ["mean", "linear"]}
@@ -151,17 +151,17 @@ def cross_subject_ceiling(
     )
 
 
-def _ridge_held_out(
+def _ridge_correlation(
     x: NDArray[np.float64], y: NDArray[np.float64], folds: list[NDArray[np.intp]]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Predict each fold by ridge regression on the others, with a penalty for each column of y.
+) -> NDArray[np.float64]:
+    """Predict each fold by ridge regression on the others and average the correlations of the folds.
 
-    Returns responses and predictions, both without their mean over each fold. Were the means kept, a fold above the
-    others' mean would be predicted below it, and noise would correlate negatively with its prediction.
+    One correlation over the joined predictions would be negative on average where there is no relation: a fold above
+    the mean of the others is predicted below it, and where training rows resemble the fold by chance, predictions grow.
     """
     from himalaya.kernel_ridge import solve_kernel_ridge_cv_eigenvalues
 
-    measured, predicted = np.empty_like(y), np.empty_like(y)
+    r = []
     for i, test in enumerate(folds):
         train = np.concatenate(folds[:i] + folds[i + 1 :])
         center, scale = x[train].mean(0), x[train].std(0)
@@ -174,9 +174,8 @@ def _ridge_held_out(
             cv=len(folds),
             n_targets_batch=2000,
         )
-        fold = z[test] @ (z[train].T @ dual)
-        predicted[test], measured[test] = fold - fold.mean(0), y[test] - y[test].mean(0)
-    return measured, predicted
+        r.append(pearson_r(y[test], z[test] @ (z[train].T @ dual)))
+    return np.asarray(np.mean(r, axis=0))
 
 
 def r2_over_ceiling(

@@ -246,10 +246,13 @@ def test_linear_combination_finds_units_that_moved_where_the_mean_cannot():
 
 
 def test_linear_combination_is_held_out():
-    """With more predictors than stimuli a fit to the same stimuli would be perfect."""
-    rng = np.random.default_rng(0)
-    noise = xr.DataArray(rng.normal(size=(3, 40, 60)), dims=("subject", "stimulus", "unit"))
-    assert abs(cross_subject_ceiling(noise).correlation.sel(predictor="linear").mean()) < 0.03
+    """With more predictors than stimuli a fit to the same stimuli is perfect, and to other stimuli r is zero."""
+    r = []
+    for seed in range(8):
+        noise = np.random.default_rng(seed).normal(size=(3, 40, 15))
+        ceiling = cross_subject_ceiling(xr.DataArray(noise, dims=("subject", "stimulus", "unit")), seed=seed)
+        r.append(ceiling.correlation.sel(predictor="linear").mean().item())
+    assert abs(np.mean(r)) < 0.035
 
 
 def test_padded_units_are_left_out_of_the_ceiling():
