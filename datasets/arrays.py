@@ -659,6 +659,7 @@ def _read_roi_names(path: Path) -> list[str] | None:
 
 
 def read_json_regions(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
+    """Read regions from JSON ``{"name": [unit, ...]}``."""
     try:
         content = json.loads(path.read_text())
         members = {str(name): np.asarray(units, dtype=float) for name, units in content.items()}
