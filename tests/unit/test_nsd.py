@@ -23,6 +23,7 @@ from neuroattn.datasets import (
     write_algonauts,
     write_nsd,
 )
+from neuroattn.datasets.labels import open_mgh
 from neuroattn.datasets.nsd import Layout
 from neuroattn.metrics import noise_ceiling_from_ncsnr
 
@@ -69,10 +70,7 @@ def paths(root):
 
 
 def read_mgh(path):
-    image = nibabel.load(path)
-    data = np.array(image.dataobj)
-    image.dataobj.file_like and None
-    return data
+    return np.array(open_mgh(path, "values"))
 
 
 def write_mgh(path, data):
@@ -131,9 +129,9 @@ def test_what_is_simulated_has_the_traps_of_the_real_data(truth, loaded, written
     assert not loaded.rois.sel(roi="VWFA-1").values[loaded.rois.hemisphere == "right"].any()
     design = loadmat(paths(written).design)
     assert design["masterordering"].min() == design["subjectim"].min() == 1
-    betas = nibabel.load(paths(written).betas_folder / "lh.betas_session01.mgh")
+    betas = open_mgh(paths(written).betas_folder / "lh.betas_session01.mgh", "betas")
     assert betas.shape == (10_242, 1, 1, len(stimulus) // N_SESSIONS)
-    assert betas.get_data_dtype() == np.dtype(">f4")
+    assert betas.dtype == np.dtype(">f4")
 
 
 def test_notes_say_what_was_read(loaded):
@@ -369,7 +367,7 @@ LABELS = "nsddata/freesurfer"
             r"lh.white-to-fsaverage.mgz must hold vertices 1 to 10279",
         ),
         (
-            rewrite(f"{LABELS}/subj01/label/lh.floc-faces.mgz", lambda x: x + 0.5 * (x > 0).astype("f4")),
+            rewrite(f"{LABELS}/subj01/label/lh.floc-faces.mgz", lambda x: (x + 0.5 * (x > 0)).astype("f4")),
             r"lh.floc-faces.mgz must hold whole numbers, got 2.5",
         ),
         (
@@ -613,7 +611,7 @@ def test_only_trials_of_published_regions_can_be_written(truth, tmp_path):
 
 
 def test_sessions_must_fit_the_images():
-    plain = make_nsd_like(20, 9, seed=0, rois=["V1v"], vertices_per_roi=4)
+    plain = make_nsd_like(40, 3, seed=0, rois=["V1v"], vertices_per_roi=4)
     with pytest.raises(ValueError, match="n_sessions must be at least 4, got 3"):
         simulate_sessions(plain, 3, seed=0)
     with pytest.raises(ValueError, match="cannot be shown one to three times in 4 sessions"):
