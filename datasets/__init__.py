@@ -6,6 +6,7 @@ if __name__ != "neuroattn.datasets":
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
 from neuroattn.datasets.arrays import inspect_arrays, load_arrays
 from neuroattn.datasets.export import export_map
+from neuroattn.datasets.folders import list_subjects
 from neuroattn.datasets.nsd import inspect_nsd, load_nsd
 from neuroattn.datasets.nsd_writer import write_nsd
 from neuroattn.datasets.recording import (
@@ -39,6 +40,7 @@ __all__ = [
     "inspect_algonauts",
     "inspect_arrays",
     "inspect_nsd",
+    "list_subjects",
     "load_algonauts",
     "load_arrays",
     "load_nsd",

@@ -29,7 +29,7 @@ from neuroattn.results import label_rois
 
 ORIENTATIONS = ("stimulus-unit", "unit-stimulus")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
-_N_UNITS = 1024  # at a time while trials are averaged
+_N_UNITS = 256  # at a time while trials are averaged
 _TABLE_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -58,9 +58,10 @@ def load_arrays(
     Parameters
     ----------
     responses : str or Path
-        Mean response of each unit to each stimulus, or, with ``trials``, the response in each trial. Also a 4-D
-        NIfTI or array (x, y, z, stimulus), with ``mask`` unless y and z are 1, or GIFTI files, ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus; metadata or
-        the name (lh, rh, hemi-L, hemi-R) say the hemisphere.
+        Mean response of each unit to each stimulus, or, with ``trials``, the response in each trial. Also a
+        4-D NIfTI or array (x, y, z, stimulus), with ``mask`` unless y and z are 1, or GIFTI files,
+        ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus; metadata or the name (lh, rh, hemi-L,
+        hemi-R) say the hemisphere.
     orientation : {"stimulus-unit", "unit-stimulus"}
         Axes of ``responses``; NIfTI and GIFTI files are "unit-stimulus".
     images : str or Path, optional
@@ -573,7 +574,7 @@ def _average_trials(
     ceiling = np.empty(source.n_units)
     for start in range(0, source.n_units, _N_UNITS):
         part = slice(start, start + _N_UNITS)
-        block = np.asarray(source.table[:, part], dtype=np.float32)
+        block = np.array(source.table[:, part], dtype=np.float32)
         if session is not None:
             for name in np.unique(session):
                 block[session == name] = standardize(block[session == name])[0]
@@ -750,12 +751,11 @@ def _read_ids(
         ids = np.asarray(_read_texts("stimulus_ids", spec))
         _check_rows("stimulus_ids", spec, len(ids), source)
         if of_features is not None and of_features != ids.tolist():
-            pairs = enumerate(zip(ids.tolist(), of_features, strict=False))
-            row, (wanted, found) = next(
-                (p for p in pairs if p[1][0] != p[1][1]), (0, (len(ids), len(of_features)))
-            )
+            _check_rows("features", f"{features}:stimulus_ids", len(of_features), source)
+            row = next(i for i, (a, b) in enumerate(zip(ids.tolist(), of_features, strict=True)) if a != b)
             raise ValueError(
-                f"features {features} must have the rows of stimulus_ids {spec}, got {found!r} for {wanted!r} in row {row}"
+                f"features {features} must have the rows of stimulus_ids {spec}, "
+                f"got {of_features[row]!r} where {str(ids[row])!r} is due, in row {row}"
             )
         return ids
     if images is not None:
