@@ -59,6 +59,9 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
     Names of regions are pickled in the original files. They are read with an unpickler that admits nothing
     but a dictionary in a numpy array; any other content is refused before it can run.
 
+    Test images were seen in the last three sessions only, so their responses come from other days than those of
+    the training images; :func:`load_nsd` offers partitions that mix the sessions.
+
     References
     ----------
     Gifford et al. (2023). The Algonauts Project 2023 Challenge. arXiv:2301.03198.

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from neuroattn.datasets import FileCheck
 
 PACKAGES = (
-    "neuroattn", "torch", "triton", "numpy", "scipy", "scikit-learn", "skorch", "himalaya", "timm", "nilearn", "nibabel",
-    "mne", "braindecode", "xarray", "h5py", "zarr",
+    "neuroattn", "torch", "triton", "numpy", "scipy", "scikit-learn", "skorch", "himalaya", "timm", "nilearn",
+    "nibabel", "mne", "braindecode", "xarray", "h5py", "zarr",
 )  # fmt: skip
 SOURCES = {
     "algonauts": "Algonauts 2023 challenge data: https://algonautsproject.com/2023/challenge.html",
