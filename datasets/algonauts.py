@@ -59,6 +59,9 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
     Names of regions are pickled in the original files. They are read with an unpickler that admits nothing
     but a dictionary in a numpy array; any other content is refused before it can run.
 
+    Test images were seen in the last three sessions only, so their responses come from other days than those of
+    the training images; :func:`load_nsd` offers partitions that mix the sessions.
+
     References
     ----------
     Gifford et al. (2023). The Algonauts Project 2023 Challenge. arXiv:2301.03198.
@@ -104,11 +107,11 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
     if withheld:
         notes.append("test responses are withheld; training images only")
     stimulus_ids = np.concatenate(ids)
-    simulation = _read_simulation(folder, set(membership), len(stimulus_ids))
+    simulation = read_simulation(folder, len(stimulus_ids), set(membership))
     if simulation is not None:
         stimulus_ids = np.asarray(simulation["stimulus_ids"][: len(stimulus_ids)])
         membership = {region: membership[region] for region in simulation["rois"]}
-    truth = _read_truth(folder)
+    truth = read_truth(folder)
     if truth is not None and n_dropped and "unit" in truth.dims:
         truth = truth.isel(unit=keep)
     return Recording(
@@ -197,7 +200,7 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
                 _write_responses(path, recording.responses, rows, columns)
         masks = temporary / "roi_masks"
         masks.mkdir()
-        for label_class, (mapping, labels) in _label_classes(recording.rois).items():
+        for label_class, (mapping, labels) in label_classes(recording.rois).items():
             np.save(masks / f"mapping_{label_class}.npy", np.array(mapping, dtype=object), allow_pickle=True)
             for h, columns in units.items():
                 whole = np.zeros(_N_VERTICES, np.int32)
@@ -408,7 +411,7 @@ def _read_ceiling(folder: Path, sizes: Sequence[int]) -> NDArray[np.float64] | N
     return np.concatenate(parts)
 
 
-def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any] | None:
+def read_simulation(folder: Path, n_rows: int, rois: set[str] | None = None) -> dict[str, Any] | None:
     """Read what marks a simulated subject and restores what the layout has no place for."""
     path = folder / "simulated.json"
     if not path.exists():
@@ -419,7 +422,7 @@ def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any
             content["simulated"] is True
             and isinstance(content["name"], str)
             and content["surface"] in MESH_SIZES
-            and sorted(content["rois"]) == sorted(rois)
+            and (rois is None or sorted(content["rois"]) == sorted(rois))
             and len(content["stimulus_ids"]) >= n_rows
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -429,7 +432,8 @@ def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any
     return content
 
 
-def _read_truth(folder: Path) -> xr.Dataset | None:
+def read_truth(folder: Path) -> xr.Dataset | None:
+    """Read the planted truth of a simulated subject."""
     path = folder / "truth.nc"
     if not path.exists():
         return None
@@ -473,7 +477,7 @@ def _check_writable(recording: Recording) -> tuple[Any, NDArray[np.bool_], NDArr
     return recording.images, test, numbers
 
 
-def _label_classes(rois: xr.DataArray) -> dict[str, tuple[dict[int, str], NDArray[np.int32]]]:
+def label_classes(rois: xr.DataArray) -> dict[str, tuple[dict[int, str], NDArray[np.int32]]]:
     """Distribute regions over label files, in which a unit has one label: (names, labels) of each class."""
 
     def empty() -> tuple[dict[int, str], NDArray[np.int32]]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,28 +19,45 @@ SIDES = {"left": "lh", "right": "rh"}
 _SURFACE_SUFFIXES = (".mgz", ".mgh", ".gii")
 
 
-def read_mgh(path: Path, meaning: str) -> Any:
-    """Open an .mgh or .mgz file; the image's data stay in the file."""
+def open_mgh(path: Path, meaning: str) -> NDArray[Any]:
+    """Open an .mgh or .mgz file, shape (x, y, z) or (x, y, z, frame); .mgh data stay in the file."""
+    from nibabel.freesurfer.mghformat import MGHHeader
+
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected {meaning}")
+    compressed = path.suffix == ".mgz"
+    try:
+        with gzip.open(path) if compressed else path.open("rb") as file:
+            kind: Any = MGHHeader
+            header = kind.from_fileobj(file)
+            shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+            if compressed:
+                file.seek(start)
+                values = np.frombuffer(file.read(math.prod(shape) * dtype.itemsize), dtype)
+                return values.reshape(shape, order="F")
+        return np.memmap(path, dtype, "r", start, shape, "F")
+    except Exception as error:  # nibabel and numpy report damaged files in many ways
+        raise ValueError(f"{path} cannot be read whole: {str(error).partition(chr(10))[0]}") from None
+
+
+def open_volume(path: Path, meaning: str) -> Any:
+    """Open a NIfTI file; the image's data stay in the file."""
     import nibabel
 
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist; expected {meaning}")
     try:
-        return nibabel.load(path)
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; expected {meaning}") from None
-    except Exception as error:  # nibabel reports damaged files in many ways
+        return nibabel.load(path, keep_file_open=True)  # a compressed file is read once, from front to back
+    except Exception as error:
         raise ValueError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from None
 
 
 def read_values(path: Path, meaning: str) -> NDArray[Any]:
     """Read one value of each vertex from an .mgh or .mgz file, shape (vertex,)."""
-    image = read_mgh(path, meaning)
-    try:
-        values = np.asarray(image.dataobj)
-    except Exception as error:  # a truncated file
-        raise ValueError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from None
+    values = open_mgh(path, meaning)
     if values.size != values.shape[0]:
         raise ValueError(f"{path} must hold one value of each vertex, got shape {values.shape}")
-    return values.reshape(-1)
+    return np.asarray(values).reshape(-1)
 
 
 def to_labels(values: NDArray[Any], path: Path) -> NDArray[np.int64]:
@@ -46,7 +65,7 @@ def to_labels(values: NDArray[Any], path: Path) -> NDArray[np.int64]:
     labels = np.nan_to_num(values, nan=0)
     if not np.array_equal(labels, np.rint(labels)):
         raise ValueError(f"{path} must hold whole numbers, got {labels[labels != np.rint(labels)][0]:g}")
-    return np.maximum(labels, 0).astype(np.int64)
+    return np.asarray(np.maximum(labels, 0), dtype=np.int64)
 
 
 def read_names(path: Path) -> dict[int, str]:

@@ -83,11 +83,15 @@ def select_regions(recording: Recording, name: str | Sequence[str]) -> Recording
         whole = name in _WHOLE or name not in _GROUPS
         if not len(chosen):
             known = ", ".join(sorted({a for a in atlas.tolist() if a})) or "none"
-            raise ValueError(f"recording {recording.name!r} has no regions of {name!r}; its atlases are {known}")
+            raise ValueError(
+                f"recording {recording.name!r} has no regions of {name!r}; its atlases are {known}"
+            )
     else:
         for region in name:
             check_option("name", region, names.tolist())
-        chosen = np.array([int(np.flatnonzero(names == region)[0]) for region in dict.fromkeys(name)], np.intp)
+        chosen = np.array(
+            [int(np.flatnonzero(names == region)[0]) for region in dict.fromkeys(name)], np.intp
+        )
         whole = False
         if not len(chosen):
             raise ValueError("name must name at least one region, got none")

@@ -164,12 +164,12 @@ def test_regions_of_other_names_and_overlaps_are_kept(tmp_path):
 )
 def test_no_membership_is_lost_in_label_files(regions):
     """A label file gives a unit one region; any overlap must be spread over several files."""
-    from neuroattn.datasets.algonauts import _label_classes
+    from neuroattn.datasets.algonauts import label_classes
 
     masks = {name: np.array([bool(bits >> unit & 1) for unit in range(6)]) for name, bits in regions}
     found = {
         name: (labels == label).tolist()
-        for mapping, labels in _label_classes(label_rois(masks)).values()
+        for mapping, labels in label_classes(label_rois(masks)).values()
         for label, name in mapping.items()
         if label
     }
