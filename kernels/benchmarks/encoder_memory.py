@@ -1,7 +1,8 @@
 """Measure the memory of some steps of fitting one full-size subject, and of predicting its test images; write JSON.
 
 Features (10,000 images x 768 x 16 x 16, half precision, 3.9 GB) and responses (10,000 x 40,000, 1.6 GB) are random
-numbers in files, all of which the steps draw from. What counts is the anonymous memory of the process: pages of mapped files are the system's to drop.
+numbers in files, all of which the steps draw from. What counts is the anonymous memory of the process: pages of mapped
+files are the system's to drop.
 """
 
 from __future__ import annotations
