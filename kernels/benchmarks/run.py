@@ -232,7 +232,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if options.table:
-        print(table([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]))
+        paths = sorted(path for op in OPS for path in RESULTS.glob(f"*-{op}.json"))
+        print(table([json.loads(path.read_text()) for path in paths]))
         return
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is available")
