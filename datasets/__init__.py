@@ -4,7 +4,7 @@ if __name__ != "neuroattn.datasets":
     raise ImportError("import neuroattn.datasets; the top-level folder datasets/ is not a package of its own")
 
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
-from neuroattn.datasets.arrays import inspect_arrays, load_arrays
+from neuroattn.datasets.arrays import inspect_arrays, load_arrays, read_images
 from neuroattn.datasets.export import export_map
 from neuroattn.datasets.folders import list_subjects
 from neuroattn.datasets.nsd import inspect_nsd, load_nsd
@@ -47,6 +47,7 @@ __all__ = [
     "make_nsd_like",
     "select_regions",
     "simulate_sessions",
+    "read_images",
     "split_stimuli",
     "to_surface",
     "write_algonauts",

@@ -184,7 +184,9 @@ class NetworkEncoder(Encoder):
         """
         features = self._fitted_features(X)
         standard = self._run(features, None, lambda network, batch: network(batch))
-        return standard * self.target_scale_ + self.target_mean_
+        standard *= self.target_scale_  # in place, since predictions of many stimuli are large
+        standard += self.target_mean_
+        return standard
 
     def _run(
         self,
@@ -195,16 +197,25 @@ class NetworkEncoder(Encoder):
         """Call the network on batches of rows (None: all) in evaluation mode and join the results."""
         device = resolve_device(self.device)
         network = self.network_.to(device)
+        if rows is None:
+            rows = np.arange(feature_shape(features)[0])
         loader: DataLoader[Any] = DataLoader(
-            FeatureDataset(features, np.arange(feature_shape(features)[0]) if rows is None else rows),
+            FeatureDataset(features, rows),
             batch_size=self.batch_size,
             collate_fn=collate,
             generator=torch.Generator(),  # a loader draws a seed, which must not come from the global state
         )
+        joined = np.empty(0, np.float32)
+        done = 0
         with torch.no_grad():
-            batches = [call(network, batch[0].to(device)).cpu().numpy() for batch in loader]
+            for batch, _ in loader:
+                result = call(network, batch.to(device)).cpu().numpy()
+                if not done:
+                    joined = np.empty((len(rows), *result.shape[1:]), np.float32)
+                joined[done : done + len(result)] = result
+                done += len(result)
         self.network_.cpu()
-        return np.concatenate(batches)
+        return joined
 
     def _check_tokens(self, features: Any) -> tuple[int, int, int, int]:
         """Return the numbers of stimuli, channels, rows and columns."""
@@ -261,22 +272,13 @@ class NetworkEncoder(Encoder):
         shapes["feature_layers"] = self.feature_layers_
         rois = self._membership()
         tensors["rois"] = rois.values
-        labels = {
-            "roi": rois["roi"].values.tolist(),
-            "hemisphere": rois["hemisphere"].values.tolist(),
-            "unit_kind": str(rois["unit_kind"].values[0]),
-            "vertex_index": rois["vertex_index"].values.tolist(),
-        }
+        labels = {name: {"dims": c.dims, "values": c.values.tolist()} for name, c in rois.coords.items()}
         return tensors, {"shapes": shapes, "rois": labels}
 
     def _restore(self, tensors: dict[str, NDArray[Any]], config: dict[str, Any]) -> None:
         labels, shapes = config["rois"], config["shapes"]
-        self.rois = label_rois(
-            dict(zip(labels["roi"], tensors.pop("rois"), strict=True)),
-            hemisphere=labels["hemisphere"],
-            unit_kind=labels["unit_kind"],
-            vertex_index=labels["vertex_index"],
-        )
+        coords = {name: (c["dims"], c["values"]) for name, c in labels.items()}
+        self.rois = xr.DataArray(tensors.pop("rois"), dims=("roi", "unit"), coords=coords, name="membership")
         self.grid_ = (shapes["grid"][0], shapes["grid"][1])
         self.n_channels_, self.n_units_ = shapes["n_channels"], shapes["n_units"]
         self.feature_layers_ = shapes["feature_layers"]
@@ -631,8 +633,7 @@ class GaussianEncoder(FactorizedEncoder):
 class ConvolutionEncoder(NetworkEncoder):
     """A strided 3 x 3 convolution and one linear map of all it returns [1]_: the paper's "linear" model.
 
-    The strongest of the paper's rivals to attention: it keeps where things are, and learns which features to keep.
-    Its loss adds ``group_norm`` times the sum of the norms, not squared, of each hemisphere's readout weights and bias.
+    It keeps where things are and learns which features to keep. Its loss adds ``group_norm`` times the sum of the norms, not squared, of each hemisphere's readout weights and bias.
 
     Differs from the paper: what all networks of this package share (see :class:`BrainEncoder`), and the mean squared
     error is averaged over all units where the paper adds up the means of the hemispheres, so the same ``group_norm``

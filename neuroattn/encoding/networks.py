@@ -112,7 +112,7 @@ class EncoderNetwork(nn.Module):
 class LayerMix(nn.Module):
     """Let every query read its own mixture of several backbone layers.
 
-    Query r reads the tokens ``sum_l w_rl X_l``, with weights ``w_r = softmax(logits_r)`` over layers. The mixture is
+    Query r reads the tokens ``sum_l w_rl X_l``, with weights ``w_r = softmax(10 logits_r)`` over layers. The mixture is
     never formed, as it would differ for each query: scores are linear in the keys and add up over layers, and so
     do values. Keys and values of all layers stand side by side within a head, and the blocks of a query are scaled
     by its weights before reading, those of its output after.
@@ -486,11 +486,12 @@ class GaussianNetwork(MapNetwork):
     def log_maps(self) -> Tensor:
         """Squared distances of token centres over twice the squared sizes, negative, shape (query, token)."""
         sigma = self.sizes[:, None] * max(self.grid)  # in tokens: a field is as wide as high in the image
-        squares = []
+        squares: list[Tensor] = []
         for n, center in zip(self.grid, self.centers.T, strict=True):
             token = torch.arange(n, device=center.device, dtype=center.dtype) + 0.5
             squares.append(((token - n * center[:, None]) / sigma) ** 2)
-        return -0.5 * (squares[0][:, :, None] + squares[1][:, None, :]).flatten(1)
+        y, x = squares
+        return (y[:, :, None] + x[:, None, :]).flatten(1).mul(-0.5)
 
 
 class LinearNetwork(EncoderNetwork):
@@ -563,8 +564,8 @@ class ConvolutionNetwork(EncoderNetwork):
         """Return ``group_norm`` times the sum of the norms, not squared, of each hemisphere's weights and bias."""
         sides = [slice(0, self.n_left), slice(self.n_left, self.n_units)]
         parts = [p[side] for side in sides for p in (self.readout.weight, self.readout.bias)]
-        norms: Tensor = torch.stack([torch.linalg.vector_norm(p) for p in parts]).sum()
-        return self.group_norm * norms
+        penalty: Tensor = self.group_norm * torch.stack([torch.linalg.vector_norm(p) for p in parts]).sum()
+        return penalty
 
 
 class ProbeNetwork(EncoderNetwork):
