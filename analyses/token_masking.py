@@ -102,6 +102,7 @@ def masking_effect(
     measured = np.asarray(y, dtype=np.float32)
     check_shape("y", measured, n, encoder.n_units_)
     n_tokens = grid[0] * grid[1]
+    check_range("number of fractions", len(fractions), 1)
     for fraction in fractions:
         check_range("fractions", fraction, 0, 1)
     counts = [max(1, round(fraction * n_tokens)) for fraction in fractions]

@@ -136,6 +136,10 @@ def cross_subject_ceiling(
         raise ValueError(
             f"responses must be NaN for all stimuli or none, got some in unit {unit} of subject {subject}"
         )
+    if not has.any(1).all():
+        raise ValueError(
+            f"responses must hold a unit of every subject, got none of subject {has.any(1).argmin()}"
+        )
     folds = np.array_split(check_seed(seed).permutation(n_stimuli), cv)
     mean, linear = np.full((2, n_subjects, x.shape[2]), np.nan)
     for s in range(n_subjects):

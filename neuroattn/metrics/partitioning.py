@@ -60,7 +60,7 @@ def variance_partitioning(y_true: ArrayLike, predictions: Mapping[tuple[str, ...
     if len(spaces) < 2 or missing or len(given) != len(predictions):
         raise ValueError(
             "predictions must hold every combination of two or more spaces once, "
-            f"got {sorted(predictions)}" + (f"; missing {missing[0]}" if missing else "")
+            f"got {list(predictions)}" + (f"; missing {missing[0]}" if missing else "")
         )
     y = np.asarray(y_true, dtype=np.float64)
     check_shape("y_true", y, "stimulus", "unit")

@@ -160,6 +160,12 @@ def test_contributions_sum_to_the_score():
     assert np.isnan(parts.correlation[:, 1]).all()
 
 
+def test_bands_are_chosen_on_folds_that_share_no_stimulus():
+    X, y = make_data()
+    with pytest.raises(ValueError, match="at least 2 stimuli to choose the penalty"):
+        BandedRidgeEncoder(n_iter=1).fit(X, y, groups=np.zeros(90))
+
+
 def test_one_space_is_plain_ridge():
     X, y = make_data()
     banded = BandedRidgeEncoder().fit({"only": X["useless"]}, y)

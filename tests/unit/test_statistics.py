@@ -122,6 +122,12 @@ def test_subjects_without_a_region_are_not_counted():
     values[:, 2] = np.nan
     result = group_summary(values)
     assert result.n.values.tolist() == [5, 4, 0]
+    signs = np.array(list(itertools.product((1, -1), repeat=5)))
+    flipped = [
+        scipy.stats.ttest_1samp(f[:, None] * values[:, :2], 0, nan_policy="omit").statistic for f in signs
+    ]
+    t = abs(np.array(flipped))
+    np.testing.assert_allclose(result.p_fwe[:2], (t.max(1)[:, None] >= t[0] - 1e-12).mean(0))
     alone = group_summary(values[1:, [1]])
     for name in ("mean", "interval", "p", "smallest_p"):
         np.testing.assert_allclose(result[name].isel(roi=1), alone[name].isel(roi=0))
@@ -262,6 +268,10 @@ def test_padded_units_are_left_out_of_the_ceiling():
         cross_subject_ceiling(padded).isel(unit=slice(4)), cross_subject_ceiling(responses)
     )
     assert np.isnan(cross_subject_ceiling(padded).correlation[..., 4]).all()
+    with pytest.raises(
+        ValueError, match="responses must hold a unit of every subject, got none of subject 2"
+    ):
+        cross_subject_ceiling(responses.where(xr.DataArray([True, True, False], dims="subject")))
     responses[1, 3, 2] = np.nan
     with pytest.raises(ValueError, match="NaN for all stimuli or none, got some in unit 2 of subject 1"):
         cross_subject_ceiling(responses)

@@ -140,6 +140,8 @@ def test_wrong_maps_and_encoders_are_refused(subject):
         masking_effect(subject.encoder, X, y, attention=maps[:, ::-1])
     with pytest.raises(ValueError, match="fractions must be between 0 and 1"):
         masking_effect(subject.encoder, X, y, fractions=[1.5])
+    with pytest.raises(ValueError, match="number of fractions must be at least 1, got 0"):
+        masking_effect(subject.encoder, X, y, fractions=[])
     with pytest.raises(NotFittedError):
         masking_effect(BrainEncoder(), X, y)
     with pytest.raises(
