@@ -14,13 +14,10 @@ from scipy import stats
 from neuroattn._checks import check_range, check_seed, check_shape
 
 _UNITS_AT_ONCE = 4096
-<<<<<<< HEAD
 _TIE = (
     1e-6  # rounding of float32 sums must not decide whether a permuted correlation reaches the observed one
 )
-=======
 _CACHED_VALUES = 2**17  # of one side, which stay in the processor's cache between the passes over a block
->>>>>>> backbones
 
 
 def pearson_r(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
