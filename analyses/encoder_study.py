@@ -73,6 +73,7 @@ def run_encoder_study(
     backbone: Backbones = None,
     pool: int | None = None,
     cache: str | Path | None = None,
+    dtype: str = "float32",
     split: str | Path | None = None,
     seed: int = 0,
     n_seeds: int = 1,
@@ -120,6 +121,8 @@ def run_encoder_study(
         Average the tokens to ``pool`` x ``pool`` first.
     cache : str or Path, optional
         Folder of stored features; default ``features`` in ``out``.
+    dtype : {"float32", "float16"}
+        Of stored features.
     split : str or Path, optional
         See :func:`neuroattn.datasets.split_stimuli`. None is "given" for data with a partition of their own, else
         "test=200,seed=0".
@@ -202,6 +205,7 @@ def run_encoder_study(
         backbone=backbone,
         pool=pool,
         cache=None if cache is None else Path(cache),
+        dtype=dtype,
         split=None if split is None else str(split),
         seed=seed,
         n_seeds=n_seeds,
@@ -253,6 +257,7 @@ class Settings:
     backbone: Backbones
     pool: int | None
     cache: Path | None
+    dtype: str
     split: str | None
     seed: int
     n_seeds: int
@@ -322,6 +327,7 @@ def prepare_study(
         "options": options,
         "backbone": describe_backbone(backbone),
         "pool": settings.pool,
+        "dtype": settings.dtype,
         "split": split,
         "seed": settings.seed,
         "n_seeds": settings.n_seeds,
@@ -417,6 +423,7 @@ def store_features(
         recording.images,
         backbone,
         out.resolve() / "features" if settings.cache is None else settings.cache.resolve(),
+        dtype=settings.dtype,
         pool=settings.pool,
         progress=counting(step, "features", recording.n_stimuli),
     )

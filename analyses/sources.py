@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,10 +16,12 @@ from neuroattn.datasets import (
     Recording,
     inspect_algonauts,
     inspect_arrays,
+    inspect_nsd,
     load_algonauts,
     load_arrays,
+    load_nsd,
+    select_regions,
 )
-from neuroattn.datasets.regions import select_regions
 
 LAYOUTS = ("algonauts", "nsd", "arrays", "demo")
 #: Published query sets: the regions that are kept, and what has a query.
@@ -94,9 +98,8 @@ class RecordingSource:
         if self.layout == "algonauts" and self.root is not None:
             return load_algonauts(self.root, self.subject)
         if self.layout == "nsd" and self.root is not None:
-            from neuroattn.datasets import load_nsd
-
-            return load_nsd(self.root, self.subject, **self.options)
+            step = None if progress is None else functools.partial(progress, "sessions")
+            return load_nsd(self.root, self.subject, **self.options, progress=step)
         if self.layout == "arrays":
             return load_arrays(**self.options)
         from neuroattn.analyses.demo import make_demo_recording
@@ -109,9 +112,9 @@ class RecordingSource:
         if self.layout == "algonauts" and self.root is not None:
             return inspect_algonauts(self.root, self.subject)
         if self.layout == "nsd" and self.root is not None:
-            from neuroattn.datasets import inspect_nsd
-
-            return inspect_nsd(self.root, self.subject)
+            named = {name: self.options[name] for name in ("space", "betas") if name in self.options}
+            return inspect_nsd(self.root, self.subject, **named)
         if self.layout == "arrays":
-            return inspect_arrays(**{k: v for k, v in self.options.items() if k != "unit_kind"})
+            known = inspect.signature(inspect_arrays).parameters
+            return inspect_arrays(**{name: value for name, value in self.options.items() if name in known})
         return []

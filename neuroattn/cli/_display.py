@@ -113,4 +113,10 @@ def print_scores(scores: xr.Dataset, out: Path) -> None:
         console.print(f"{model}: {reason}")
     if scores.attrs["simulated"]:
         console.print("The responses are simulated; nothing here is evidence about real brains.")
-    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    if "p_fdr" in scores:
+        above = (scores["p_fdr"] < 0.05).mean(["subject", "seed", "unit"])
+        listed = ", ".join(f"{model} {float(above.sel(model=model)):.0%}" for model in above["model"].values)
+        smallest = 1 / (scores.attrs["n_shuffles"] + 1)
+        console.print(f"Units above chance (FDR < .05, no p below {smallest:.2g}): {listed}")
+    page = out / "report.html"
+    console.print(f"Report: {page}" if page.is_file() else f"Scores: {out / 'scores.nc'}", soft_wrap=True)

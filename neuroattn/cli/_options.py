@@ -53,11 +53,25 @@ Repeats = Annotated[
         "--repeats", help="FILE[:key] (unit, stimulus, repeat), NaN-padded: the ceiling (arrays).", panel=DATA
     ),
 ]
+Trials = Annotated[
+    str | None,
+    option("--trials", help="FILE[:key] that names the stimulus of each trial (arrays).", panel=DATA),
+]
 StimulusIds = Annotated[
     str | None, option("--stimulus-ids", help="FILE[:key] of stimulus identities (arrays).", panel=DATA)
 ]
 Mask = Annotated[Path | None, option("--mask", help="NIfTI mask of voxel responses (arrays).", panel=DATA)]
 UnitKind = Annotated[str | None, option("--unit-kind", help="vertex, voxel or neuron (arrays).", panel=DATA)]
+Dtype = Annotated[str, option("--dtype", help="float32 or float16, of stored features.", panel=MODEL)]
+Regions = Annotated[
+    str | None,
+    option(
+        "--regions", help="Only these regions and the units in them, e.g. FFA-1,EBA, or faces.", panel=DATA
+    ),
+]
+Cache = Annotated[
+    Path | None, option("--cache", help="Folder of stored features; the user's cache by default.", panel=RUN)
+]
 Device = Annotated[str, option("--device", help="auto, cpu, cuda ...", panel=RUN)]
 
 
@@ -96,11 +110,10 @@ def recording_sources(
     if data is None:
         what = "subj01, subj02, ..." if layout == "algonauts" else "nsddata and nsddata_betas"
         raise ValueError(f"--data must name the folder that holds {what}; or give --demo")
-    folder = data if layout == "algonauts" else data / "nsddata_betas" / "ppdata"
-    options = {k: v for k, v in nsd.items() if v is not None} if layout == "nsd" else {}
+    options = {name: value for name, value in nsd.items() if value is not None} if layout == "nsd" else {}
     return {
         f"subj{n:02d}": RecordingSource(layout=layout, root=data, subject=n, options=options, regions=regions)
-        for n in parse_subjects(subjects, lambda: find_subjects(folder))
+        for n in parse_subjects(subjects, lambda: find_subjects(data, layout))
     }
 
 
@@ -120,12 +133,29 @@ def parse_subjects(text: str, find: Callable[[], list[int]]) -> list[int]:
     return list(dict.fromkeys(map(int, parts)))
 
 
-def find_subjects(folder: Path) -> list[int]:
-    """Return the numbers of the folders subjNN."""
-    found = sorted(int(path.name[4:]) for path in folder.glob("subj[0-9][0-9]") if path.is_dir())
+def find_subjects(data: Path, layout: str) -> list[int]:
+    """Return the subjects of a folder, at least one."""
+    from neuroattn.datasets import list_subjects
+
+    found = list_subjects(data, layout)
     if not found:
-        raise FileNotFoundError(f"{folder} holds no folder subj01, subj02, ...")
+        raise FileNotFoundError(f"{data} holds no subject of the layout {layout!r}")
     return found
+
+
+def parse_regions(text: str | None) -> str | tuple[str, ...] | None:
+    """Return a published group of regions by its name, single regions as a tuple, or None.
+
+    Examples
+    --------
+    >>> parse_regions("faces"), parse_regions("FFA-1,EBA")
+    ('faces', ('FFA-1', 'EBA'))
+    """
+    from neuroattn.analyses.sources import READOUTS
+
+    if text is None or text in {name for name, _ in READOUTS.values()}:
+        return text
+    return tuple(name.strip() for name in text.split(","))
 
 
 def under(data: Path | None, spec: Any) -> str:

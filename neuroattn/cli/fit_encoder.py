@@ -44,6 +44,7 @@ def fit_encoder(
     orientation: shared.Orientation = None,
     rois: shared.Rois = None,
     repeats: shared.Repeats = None,
+    trials: shared.Trials = None,
     stimulus_ids: shared.StimulusIds = None,
     mask: shared.Mask = None,
     unit_kind: shared.UnitKind = None,
@@ -56,10 +57,7 @@ def fit_encoder(
             panel=DATA,
         ),
     ] = None,
-    regions: Annotated[
-        str | None,
-        option("--regions", help="Only these regions and the units in them, e.g. FFA-1,EBA.", panel=DATA),
-    ] = None,
+    regions: shared.Regions = None,
     model: Annotated[
         str,
         option(
@@ -94,6 +92,7 @@ def fit_encoder(
     pool: Annotated[
         int | None, option("--pool", help="Average tokens to this many a side first.", panel=MODEL)
     ] = None,
+    dtype: shared.Dtype = "float32",
     readout: Annotated[
         str | None,
         option(
@@ -174,10 +173,7 @@ def fit_encoder(
     export: Annotated[
         str | None, option("--export", help="Also write maps: gifti, mgh or nifti.", panel=RUN)
     ] = None,
-    cache: Annotated[
-        Path | None,
-        option("--cache", help="Folder of stored features; the user's cache by default.", panel=RUN),
-    ] = None,
+    cache: shared.Cache = None,
     device: shared.Device = "auto",
     workers: Annotated[
         int,
@@ -233,11 +229,13 @@ def fit_encoder(
             raise ValueError(
                 f"--regions must not be given with --readout {readout}, which chooses regions itself"
             )
-        selected = tuple(name.strip() for name in regions.split(","))
+        selected = shared.parse_regions(regions)
     if n_seeds is None:
         n_seeds = 2 if demo else 1  # the demo shows how far the maps of two seeds agree
+    averages = None if cache is None else cache / "nsd"
     cache = cache or default_cache()
-    nsd_split = layout == "nsd" and not demo and split in NSD_SPLITS
+    own_split = split is not None and split.partition("=")[0] in NSD_SPLITS
+    nsd_split = layout == "nsd" and not demo and own_split
     sources = shared.recording_sources(
         demo=demo,
         data=data,
@@ -250,11 +248,12 @@ def fit_encoder(
             "features": features,
             "rois": rois,
             "repeats": repeats,
+            "trials": trials,
             "stimulus_ids": stimulus_ids,
             "mask": mask,
             "unit_kind": unit_kind,
         },
-        nsd={"space": space, "betas": betas, "split": split if nsd_split else None, "cache": cache},
+        nsd={"space": space, "betas": betas, "split": split, "cache": averages},
         regions=selected,
         cache=cache,
         seed=seed,
@@ -281,7 +280,7 @@ def fit_encoder(
             for source in sources.values():
                 recording = source(progress.update)
                 progress.stop()
-                print_plan(recording, models, options, network, pool, cache, given, n_seeds, device)
+                print_plan(recording, models, options, network, pool, cache, dtype, given, n_seeds, device)
             typer.echo("nothing was written")
             return
         scores = run_encoder_study(
@@ -292,6 +291,7 @@ def fit_encoder(
             backbone=network,
             pool=pool,
             cache=cache,
+            dtype=dtype,
             split=given,
             seed=seed,
             n_seeds=n_seeds,
@@ -366,6 +366,7 @@ def print_plan(
     network: Backbone | dict[str, Backbone] | None,
     pool: int | None,
     cache: Path,
+    dtype: str,
     split: str | None,
     n_seeds: int,
     device: str,
@@ -389,7 +390,7 @@ def print_plan(
         typer.echo(f"  note: {note}")
     if network is not None and recording.images is not None:
         height, width = recording.images.shape[1:3]
-        cost = estimate_cost(network, recording.n_stimuli, pool=pool, image_size=(height, width))
+        cost = estimate_cost(network, recording.n_stimuli, pool, dtype, image_size=(height, width))
         typer.echo(
             f"features: {human_bytes(cost['bytes'])} in {cache}, about {cost['seconds']:.0f} s to extract once"
         )
