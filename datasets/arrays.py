@@ -386,6 +386,8 @@ def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
 
     if h5py.is_hdf5(path):  # version 7.3, whose axes are reversed
         array = _read_hdf5(path, key).T
+        if h5py.check_ref_dtype(array.dtype) is not None:
+            raise ValueError("it holds cells; save text as version 7")
         return array if array.ndim > 2 else np.squeeze(array)
     try:
         content = loadmat(path, squeeze_me=True)
@@ -405,6 +407,7 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
     with h5py.File(path) as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        names = [name for name in names if not name.startswith("#")]  # what MATLAB's cells refer to
         return np.asarray(file[_pick(names, key and key.strip("/"))][()])
 
 

@@ -30,7 +30,7 @@ from neuroattn.datasets.labels import (
 )
 from neuroattn.datasets.recording import FileCheck, ImagesHdf5, Recording, Responses
 from neuroattn.datasets.regions import ROI_CLASSES, merge_regions
-from neuroattn.datasets.splits import TrialSplit, describe_repeats, split_trials
+from neuroattn.datasets.splits import TrialSplit, describe_repeats, split_stimuli, split_trials
 from neuroattn.datasets.surfaces import MESH_SIZES
 from neuroattn.datasets.trials import add_trials, divide_rows, standardize
 from neuroattn.metrics import noise_ceiling_from_ncsnr
@@ -137,62 +137,39 @@ def load_nsd(
     for atlas in atlases:
         check_option("atlases", atlas, ATLASES)
     layout = Layout(Path(root), check_subject(subject), space, betas)
-    design = _read_design(layout)
-    images = ImagesHdf5(layout.stimuli, "imgBrick")
     units = _find_units(layout)
     sessions = _find_sessions(layout, units)
-    n_planned = min(N_SESSIONS[subject - 1], len(design.order) // sessions.n_trials)
-    late = [session for session in sessions.files if session > n_planned]
-    if late:
-        raise ValueError(f"{layout.betas_folder} holds session {late[0]}, but the subject has {n_planned}")
-    order = design.order[: n_planned * sessions.n_trials]
-    session = np.repeat(np.arange(1, n_planned + 1), sessions.n_trials)
-    stimulus = design.ids[order]
-    if stimulus.min() < 0 or stimulus.max() >= len(images):
-        wrong = stimulus.max() + 1 if stimulus.max() >= len(images) else stimulus.min() + 1
-        raise ValueError(
-            f"{layout.design} has image id {wrong}, but {layout.stimuli} has ids 1 to {len(images)}"
-        )
-    split_of = split_trials(
-        stimulus,
-        session,
-        split,
-        available=np.isin(session, list(sessions.files)),
-        shared=_shared_stimuli(design, sessions.n_trials),
-        complete=n_planned * sessions.n_trials == len(design.order),
-    )
-    averages = _average(layout, units, sessions, split_of, cache, progress)
-    deviation = averages.deviation
-    keep = np.flatnonzero(np.isfinite(deviation))
-    if not len(keep):
-        raise ValueError(f"{layout.betas_folder} must have a unit whose betas are all numbers, got none")
-    notes = list(split_of.notes) + list(describe_repeats(split_of))
-    missing = sorted(set(range(1, n_planned + 1)) - sessions.files.keys())
-    if missing:
-        notes.append(f"sessions {', '.join(map(str, missing))} of {n_planned} are missing")
-    if len(keep) < len(deviation):
-        notes.append(
-            f"dropped {len(deviation) - len(keep)} of {len(deviation)} units with betas that are not numbers, "
-            "or do not vary, in some session"
-        )
-    _warn_of_scale(layout, float(np.median(deviation[keep])))
-    masks, atlas_of, said = _read_rois(layout, units, atlases)
-    notes += said
-    ceiling, said = _read_ceiling(layout, units, split_of)
-    notes += said
-
-    simulation = read_simulation(layout.simulation, int(split_of.stimuli.max()) + 1)
-    truth = read_truth(layout.simulation)
-    ids = np.asarray([f"nsd-{number:05d}" for number in split_of.stimuli])
+    trials = _split(layout, sessions, split)
+    ids = np.asarray([f"nsd-{number:05d}" for number in trials.stimuli])
+    simulation = read_simulation(layout.simulation, int(trials.stimuli.max()) + 1)
     if simulation is not None:
-        ids = np.asarray(simulation["stimulus_ids"])[split_of.stimuli]
+        ids = np.asarray(simulation["stimulus_ids"])[trials.stimuli]
+    if trials.test is None:
+        split_stimuli(ids, split)  # a specification that cannot be read is found before the betas are
+    masks, atlas_of, notes = _read_rois(layout, units, atlases)
+    if simulation is not None:
         order_of = {region: i for i, region in enumerate(simulation["rois"])}
         masks = dict(sorted(masks.items(), key=lambda item: order_of.get(item[0], len(order_of))))
+    ceiling, said = _read_ceiling(layout, units, trials)
+    notes = [*trials.notes, *describe_repeats(trials), *sessions.notes, *notes, *said]
+
+    averages = _average(layout, units, sessions, trials, cache, progress)
+    keep = np.flatnonzero(np.isfinite(averages.deviation))
+    n_units = len(averages.deviation)
+    if not len(keep):
+        raise ValueError(f"{layout.betas_folder} must have a unit whose betas are all numbers, got none")
+    if len(keep) < n_units:
+        notes.append(
+            f"dropped {n_units - len(keep)} of {n_units} units with betas that are not numbers, or do not vary, "
+            "in some session"
+        )
+    _warn_of_scale(layout, float(np.median(averages.deviation[keep])))
+    truth = read_truth(layout.simulation)
     if truth is not None:
         truth = truth.sel(stimulus=ids) if truth.sizes["unit"] == len(keep) else None
     return Recording(
         name=layout.name if simulation is None else simulation["name"],
-        responses=Responses([[averages.table]], keep if len(keep) < len(deviation) else None),
+        responses=Responses([[averages.table]], keep if len(keep) < n_units else None),
         rois=label_rois(
             {region: members[keep] for region, members in masks.items()},
             hemisphere=units.hemisphere[keep],
@@ -201,9 +178,9 @@ def load_nsd(
             atlas=[atlas_of[region] for region in masks],
         ),
         stimulus_ids=ids,
-        images=ImagesHdf5(layout.stimuli, "imgBrick", split_of.stimuli),
+        images=ImagesHdf5(layout.stimuli, "imgBrick", trials.stimuli),
         noise_ceiling=None if ceiling is None else ceiling[keep],
-        test=split_of.test,
+        test=trials.test,
         truth=truth,
         simulated=simulation is not None,
         surface=units.surface,
@@ -263,13 +240,14 @@ def inspect_nsd(
 
     check(layout.design, "design", design)
     check(layout.stimuli, "images", stimuli)
-    files = [
-        path for session in range(1, _planned_sessions(layout) + 1) for path in layout.session_files(session)
-    ]
     shape: tuple[int, ...] | None = None  # that of the first session that can be read
-    for path in files:
+    n_sessions = N_SESSIONS[subject - 1]
+    for path in (path for session in _list_sessions(layout) for path in layout.session_files(session)):
         with contextlib.suppress(ValueError, FileNotFoundError):
-            shape = shape or _betas_shape(path)
+            shape = _betas_shape(path)
+            n_sessions = _count_planned(layout, shape[-1])
+            break
+    files = [path for session in range(1, n_sessions + 1) for path in layout.session_files(session)]
     for path in files:
         check(path, f"betas {shape}" if shape else "betas", betas_of)
     for path in layout.ncsnr:
@@ -384,6 +362,8 @@ class _Units:
 class _Sessions:
     files: dict[int, list[Path]]
     n_trials: int  # of each session
+    n_planned: int  # that the subject completed
+    notes: list[str]
 
 
 @dataclass(frozen=True)
@@ -429,11 +409,27 @@ def _read_design(layout: Layout) -> _Design:
     return _Design(order, subjects[layout.subject - 1] - 1, shared.reshape(-1) - 1)
 
 
-def _shared_stimuli(design: _Design, n_trials: int) -> dict[str, NDArray[np.int64]]:
-    """Return 73k ids of the stimuli that all subjects share, and of those that all saw three times."""
+def _split(layout: Layout, sessions: _Sessions, spec: str) -> TrialSplit:
+    """Partition the trials of the subject's sessions, missing ones included: the design says who saw what when."""
+    design, n_trials, n = _read_design(layout), sessions.n_trials, sessions.n_planned
+    n_images = len(ImagesHdf5(layout.stimuli, "imgBrick"))
+    stimulus = design.ids[design.order[: n * n_trials]]
+    for number in (stimulus.min(), stimulus.max()):
+        if not 0 <= number < n_images:
+            raise ValueError(
+                f"{layout.design} has image id {number + 1}, but {layout.stimuli} has ids 1 to {n_images}"
+            )
+    session = np.repeat(np.arange(1, n + 1), n_trials)
     by_all = design.order[: min(N_SESSIONS) * n_trials]  # every subject sees the columns in this order
     thrice = np.bincount(by_all, minlength=len(design.ids)) >= 3
-    return {"shared1000": design.shared, "shared515": np.intersect1d(design.shared, design.ids[thrice])}
+    return split_trials(
+        stimulus,
+        session,
+        spec,
+        available=np.isin(session, list(sessions.files)),
+        shared={"shared1000": design.shared, "shared515": np.intersect1d(design.shared, design.ids[thrice])},
+        complete=len(design.order) == n * n_trials,
+    )
 
 
 # Units
@@ -501,11 +497,9 @@ def _mask_files(folder: Path, h: str, suffix: str) -> list[Path]:
 # Betas
 
 
-def _planned_sessions(layout: Layout) -> int:
-    """Return how many sessions there should be: those of a simulated subject are the ones in its folder."""
-    if not layout.simulation.is_dir():
-        return N_SESSIONS[layout.subject - 1]
-    return max(_list_sessions(layout), default=0)
+def _count_planned(layout: Layout, n_trials: int) -> int:
+    """Return how many sessions the subject completed; small data sets in this layout order fewer trials."""
+    return min(N_SESSIONS[layout.subject - 1], len(_read_design(layout).order) // n_trials)
 
 
 def _list_sessions(layout: Layout) -> list[int]:
@@ -534,7 +528,12 @@ def _find_sessions(layout: Layout, units: _Units) -> _Sessions:
             n_trials = n_trials or n
             if n != n_trials:
                 raise ValueError(f"{path} must have {n_trials} trials like the other sessions, got {n}")
-    return _Sessions(files, n_trials)
+    n = _count_planned(layout, n_trials)
+    if found[-1] > n:
+        raise ValueError(f"{layout.betas_folder} holds session {found[-1]}, but the subject has {n}")
+    missing = [str(session) for session in range(1, n + 1) if session not in files]
+    notes = [f"sessions {', '.join(missing)} of {n} are missing"] if missing else []
+    return _Sessions(files, n_trials, n, notes)
 
 
 def _betas_shape(path: Path) -> tuple[int, ...]:

@@ -230,7 +230,7 @@ def simulate_sessions(
     --------
     >>> recording = simulate_sessions(make_nsd_like(20, 10, seed=0, rois=["V1v"], vertices_per_roi=5), seed=0)
     >>> dict(recording.truth.trial_beta.sizes)
-    {'trial': 64, 'unit': 20}
+    {'trial': 56, 'unit': 20}
     """
     truth, test = recording.truth, recording.test
     if truth is None or test is None or "signal" not in truth or np.any(test[:-1] & ~test[1:]):

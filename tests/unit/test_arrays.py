@@ -928,6 +928,14 @@ def test_output_of_glmsingle(folder, suffix, masked):
         np.testing.assert_array_equal(recording.responses[:], TABLE)
 
 
+def test_cells_of_matlab_are_refused(folder):
+    with h5py.File(folder / "ids.mat", "w", userblock_size=512) as file:
+        file["#refs#/a"] = np.frombuffer(b"c\0a\0t\0", np.uint16)
+        file["ids"] = np.array([file["#refs#/a"].ref] * N_STIMULI, h5py.ref_dtype)
+    with pytest.raises(ValueError, match="it holds cells; save text as version 7"):
+        load(folder, stimulus_ids=folder / "ids.mat")
+
+
 def test_single_slice_keeps_its_axes(folder):
     inside = np.ones((2, 3, 1), "u1")
     betas = np.arange(2 * 3 * N_STIMULI, dtype="f4").reshape(2, 3, 1, N_STIMULI)

@@ -379,6 +379,7 @@ LABELS = "nsddata/freesurfer"
         (change_design(subjectim=lambda x: x + 7), r"has image id 40, but .* has ids 1 to 33"),
         (change_design(subjectim=lambda x: x - 1), r"has image id 0, but .* has ids 1 to 33"),
         (change_design(masterordering=lambda x: x - 1), "must count masterordering from 1 to the 33 columns"),
+        (change_design(masterordering=lambda x: x[:, :-1]), "holds session 6, but the subject has 5"),
         (change_design(subjectim=lambda x: x[:0]), r"has subjectim of shape \(0, 33\)"),
         (
             truncate("nsddata/experiments/nsd/nsd_expdesign.mat"),
@@ -428,13 +429,20 @@ def test_missing_files_are_named(load, root, path, message):
         ({"split": "session-block=9-10"}, "must be a block of the sessions 1 to 6"),
         ({"split": "session-block=a"}, "split must be 'session-block=A-B', got 'session-block=a'"),
         ({"split": "session-block=1-6"}, "leaves no training stimulus"),
+        ({"split": "kfold=1"}, "split kfold=1 must be between 2 and the number of stimuli, 33"),
     ],
 )
 def test_options(load, options, message):
     with pytest.raises(ValueError, match=message):
         load(**options)
+
+
+def test_other_options(load, tmp_path):
     with pytest.raises(ValueError, match="subject must be a whole number between 1 and 8, got 9"):
         load_nsd("nowhere", 9)
+    with pytest.raises(FileNotFoundError, match="split 'algonaut' is not a file"):
+        load(split="algonaut")
+    assert not (tmp_path / "cache").exists()  # it was found before the betas were read
 
 
 # Scale
