@@ -18,8 +18,8 @@ import numpy as np
 from numpy.lib.format import open_memmap
 
 from neuroattn.datasets import Responses, Rows
-from neuroattn.encoding import BrainEncoder, FeatureStore
-from neuroattn.encoding import features as stores
+from neuroattn.encoding import BrainEncoder
+from neuroattn.kernels.benchmarks.encoder import write_store
 from neuroattn.kernels.benchmarks.run import RESULTS, machine
 
 LIMIT = 3e9  # bytes of anonymous memory
@@ -52,18 +52,6 @@ class Peak:
         self.bytes = max(self.bytes, anonymous_bytes())
 
 
-def write_features(folder: Path, n_images: int, channels: int, side: int) -> FeatureStore:
-    """Write random half-precision features, as extraction would, a block at a time."""
-    rng = np.random.default_rng(0)
-    shape = (n_images, channels, side, side)
-    size = max(1, stores._CHUNK_BYTES // (2 * channels * side * side))
-    array = stores._create(folder, shape, size, "float16", {"format": stores._FORMAT})
-    for start in range(0, n_images, size):
-        stop = min(start + size, n_images)
-        array[start:stop] = rng.standard_normal((stop - start, *shape[1:]), np.float32).astype(np.float16)
-    return FeatureStore(folder)
-
-
 def write_responses(path: Path, n_images: int, n_units: int) -> np.ndarray:
     """Write random responses a block at a time, and map them."""
     rng = np.random.default_rng(1)
@@ -87,7 +75,12 @@ def main() -> None:
     scale = 10 if options.quick else 1
     n_images, n_units, channels, side = 10_000 // scale, 40_000 // scale, 768, 16
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
-        features = write_features(Path(folder) / "features", n_images, channels, side)
+        rng = np.random.default_rng(0)
+        features = write_store(
+            Path(folder) / "features",
+            (n_images, channels, side, side),
+            lambda n: rng.standard_normal((n, channels, side, side), np.float32),
+        )
         left = write_responses(Path(folder) / "left.npy", n_images, n_units // 2)
         right = write_responses(Path(folder) / "right.npy", n_images, n_units // 2)
         responses = Responses([[left, right]])
