@@ -670,7 +670,7 @@ def drawn_models(roi_scores: xr.Dataset) -> tuple[list[str], str]:
     ['ridge@block7', 'probe']
     """
     models = [str(name) for name in roi_scores.model.values]
-    compared = contender(roi_scores)
+    compared = roi_scores.attrs.get("contender") or contender(roi_scores)
     families: dict[str, list[str]] = {}
     for name in models:
         families.setdefault(family(name), []).append(name)
