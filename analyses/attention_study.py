@@ -28,6 +28,7 @@ from neuroattn.analyses.fits import Progress
 from neuroattn.analyses.grid import Job, check_workers, run_fits
 from neuroattn.attention import GATES
 from neuroattn.datasets import Trials
+from neuroattn.datasets.eeg import band_filter
 from neuroattn.eeg import (
     BandPass,
     MotorImageryClassifier,
@@ -176,12 +177,15 @@ def compare_attentions(
     report_step("scores", 0, 1)
     scores = collect_scores(jobs, plan)
     study = scores.merge(paired_effects(scores)).assign_attrs(
-        provenance(seed, plan.config), seconds=time.monotonic() - started, versions=json.dumps(versions())
+        provenance(seed, plan.config),
+        n_classes=plan.n_classes,
+        seconds=time.monotonic() - started,
+        versions=json.dumps(versions()),
     )
     write_netcdf(out / "study.nc", study)
     with replacing(out / "scores.csv") as temporary:
         table = study[[name for name in ("accuracy", "kappa", "auc") if name in study]]
-        table.to_dataframe().dropna(how="all").reset_index().to_csv(temporary, index=False)
+        table.to_dataframe().dropna(subset="accuracy").reset_index().to_csv(temporary, index=False)
     write_attention_report(out / "report.html", study, command=command)
     report_step("scores", 1, 1)
     return study
@@ -196,6 +200,7 @@ class StudyPlan:
     classifier: MotorImageryClassifier
     windows: dict[str, tuple[float, float]]
     config: dict[str, Any]
+    n_classes: int
 
     def specs(self, out: Path, name: str, folder: Path) -> list[SubjectSpec]:
         """Return the fits of one data set, subject by subject."""
@@ -260,7 +265,12 @@ def plan_study(
         split_trials(trials.metadata, protocol)
         end = trials.tmin + trials.X.shape[2] / trials.sfreq
         windows[name] = window if window is not None else (max(0.5, trials.tmin), end)
-        trials.crop(*windows[name])
+        inside = trials.crop(*windows[name])
+        if settings.band is not None:
+            band_filter(*settings.band, trials.sfreq)
+        for pipeline in (WITHOUT, *attentions, *(name for name in baselines if name not in BASELINES)):
+            probe = build_pipeline(pipeline, trials.sfreq, trials.ch_names, settings.get_params())
+            probe.check_network(*inside.X.shape[1:], len(np.unique(trials.y)))
     roles = {WITHOUT: "reference"} | dict.fromkeys(attentions, "attention")
     roles |= {name: "control" if name == CONTROL else "baseline" for name in baselines}
     if CONTROL in roles:
@@ -279,7 +289,8 @@ def plan_study(
         "window": {name: list(seconds) for name, seconds in windows.items()},
         "classifier": settings.get_params(),
     }
-    return StudyPlan(named, roles, settings, windows, config)
+    n_classes = max(len(np.unique(trials.y)) for trials in named.values())
+    return StudyPlan(named, roles, settings, windows, config, n_classes)
 
 
 def fingerprint(trials: Trials) -> str:

@@ -18,6 +18,9 @@ app = typer.Typer(
 make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in the layouts of real ones.")
 app.add_typer(make_data_app, name="make-data")
 
+decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG.")
+app.add_typer(decode_eeg_app, name="decode-eeg")
+
 
 @app.callback(invoke_without_command=True)
 def _root(version: bool = typer.Option(False, "--version", help="Print the version and exit.")) -> None:
@@ -30,6 +33,7 @@ def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
+        decode_eeg_study,
         doctor,
         eval_encoder,
         extract_features,

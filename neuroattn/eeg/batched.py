@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.classifier import MotorImageryClassifier, _whole_batches, check_converged
 from neuroattn.eeg.recipe import trial_orders
-from neuroattn.eeg.stem import _fir, _mixes_first, lag_moments
+from neuroattn.eeg.stem import _block_length, _fir, _mixes_first, lag_moments
 
 # Filtered samples of a step held at once; on a processor, more than its caches hold are slower than one by one.
 SAMPLES_TOGETHER = 2**21
+SAMPLES_IN_CACHE = 2**16
 
 
 def train_together(
@@ -309,6 +310,94 @@ class _Data:
         return _Batch(x, mean, covariance, trials, ranks)
 
 
+class _Fir(torch.autograd.Function):
+    """`stem._fir` with gradients that are products as well: no scatter into overlapping windows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+        (n_rows, n_trials, n_times), length = x.shape, taps.shape[1]
+        padding = length // 2
+        n_out = n_times + 2 * padding - length + 1
+        block = _block_length(n_out, length)
+        n_blocks = -(-n_out // block)
+        width = block + length - 1
+        padded = F.pad(x, (padding, n_blocks * block + length - 1 - n_times - padding))
+        windows = padded.unfold(2, width, block).reshape(n_rows, n_trials * n_blocks, width)
+        # Row i, column j holds tap i - j: a band in a matrix of zeros, written along its diagonals.
+        toeplitz = taps.new_zeros(n_rows, width, block)
+        _diagonals(toeplitz, length).copy_(taps[:, :, None].expand(-1, -1, block))
+        filtered = torch.baddbmm(bias[:, None, None], windows, toeplitz)
+        ctx.save_for_backward(windows, taps)
+        ctx.shape, ctx.block = x.shape, block
+        return filtered.view(n_rows, n_trials, n_blocks * block)[:, :, :n_out]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (grad,), (windows, taps) = grads, ctx.saved_tensors
+        (n_rows, n_trials, n_times), length = ctx.shape, taps.shape[1]
+        # Taps turned round lead back; an even number of them has its middle between two samples.
+        start = 2 * (length // 2) - (length - 1)
+        back = _fir(grad, taps.flip(1), taps.new_zeros(n_rows))[:, :, start : start + n_times]
+        n_out = grad.shape[2]
+        blocks = F.pad(grad, (0, -n_out % ctx.block)).reshape(n_rows, -1, ctx.block)
+        products = windows.mT @ blocks
+        return back, _diagonals(products, length).sum(2), grad.sum((1, 2))
+
+
+def _diagonals(matrix: Tensor, n: int) -> Tensor:
+    """Return a view (row, diagonal, entry) of the first lower diagonals of contiguous matrices."""
+    rows, height, width = matrix.shape
+    return matrix.as_strided((rows, n, width), (height * width, width, width + 1))
+
+
+class _NormEluPool(torch.autograd.Function):
+    """Normalise each row over its batch, apply ELU and average over windows, part by part in the cache.
+
+    Only the input is kept for the gradient. Also returns mean and biased variance.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, length: int, stride: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        var, mean = torch.var_mean(x, (1, 2), correction=0)
+        rstd = (var + eps).rsqrt()
+        scale = weight * rstd
+        shift = bias - mean * scale
+        windows = []
+        for part, a, b in _parts(x, scale, shift):
+            z = torch.addcmul(b, part, a)
+            y = z.clamp(max=0).exp_().sub_(1).add_(z.clamp_(min=0))
+            windows.append(F.avg_pool1d(y, length, stride))
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.window = (1, length), (1, stride), (0, 0), False, True, None
+        ctx.mark_non_differentiable(mean, var)
+        return torch.cat(windows), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        n = x[0].numel()
+        back, of_weight, of_bias = [], [], []
+        for part, g, m, r, w, b in _parts(x, grads[0], mean, rstd, weight, bias):
+            normal = (part - m).mul_(r)
+            slope = torch.addcmul(b, normal, w).clamp_(max=0).exp_()
+            spread = torch.ops.aten.avg_pool2d_backward(g[:, :, None], part[:, :, None], *ctx.window)
+            d = slope.mul_(spread[:, :, 0])
+            of_bias.append(d.sum((1, 2)))
+            of_weight.append(torch.linalg.vecdot(d.flatten(1), normal.flatten(1)))
+            along, level = of_weight[-1][:, None, None], of_bias[-1][:, None, None]
+            back.append(d.sub_(level / n).sub_(normal.mul_(along / n)).mul_(w * r))
+        return torch.cat(back), torch.cat(of_weight), torch.cat(of_bias), None, None, None
+
+
+def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield as many rows at a time as stay in the cache; numbers of a row are shaped to go with it."""
+    most = max(1, SAMPLES_IN_CACHE // x[0].numel())
+    shaped = [other if other.ndim == 3 else other[:, None, None] for other in others]
+    return zip(*(tensor.split(most) for tensor in (x, *shaped)), strict=True)
+
+
 class _Stack:
     """Networks of one architecture with stacked parameters and running statistics (network, ...)."""
 
@@ -371,13 +460,20 @@ class _Stack:
             mixed = weights.flatten(0, 1) @ batch.x[0].flatten(1)
         else:
             mixed = weights @ batch.x.flatten(2)
-        y = _fir(
+        y = _Fir.apply(
             mixed.view(-1, n_trials, n_times),
             (scale[..., None] * taps).repeat_interleave(expansion, 1).flatten(0, 1),
             (shift.repeat_interleave(expansion, 1) * weights.sum(2)).flatten(),
         )
-        y = stem.activation(self._normalised("stem.norm", y))
-        windows: Tensor = stem.pool(y[:, :, None])[:, :, 0]
+        if type(stem.activation) is not nn.ELU:
+            y = stem.activation(self._normalised("stem.norm", y))
+            return stem.pool(y[:, :, None])[:, :, 0]
+        weight, bias = (self.parameters[f"stem.norm.{kind}"].flatten() for kind in ("weight", "bias"))
+        pool, n = stem.pool, y[0].numel()
+        windows, mean, var = _NormEluPool.apply(
+            y, weight, bias, stem.norm.eps, pool.kernel_size[1], pool.stride[1]
+        )
+        self._track("stem.norm", mean, var * (n / (n - 1)))
         return windows
 
     def _mixed(self, name: str, y: Tensor) -> Tensor:
@@ -388,7 +484,7 @@ class _Stack:
     def _filtered(self, name: str, y: Tensor) -> Tensor:
         """Filter every feature by itself."""
         taps = self.parameters[f"{name}.weight"].flatten(0, 1).flatten(1)
-        return _fir(y, taps, taps.new_zeros(len(taps)))
+        return _Fir.apply(y, taps, taps.new_zeros(len(taps)))
 
     def _normalised(self, name: str, y: Tensor) -> Tensor:
         """Normalise every feature of every network over its batch, and keep its statistics."""
@@ -411,7 +507,7 @@ class _Stack:
         momentum = self.networks[0].get_submodule(name).momentum
         for kind, value in (("mean", mean), ("var", var)):
             running = self.buffers[f"{name}.running_{kind}"]
-            running.lerp_(value.detach().to(running.dtype), momentum)
+            running.lerp_(value.detach().to(running.dtype).view_as(running), momentum)
         self.buffers[f"{name}.num_batches_tracked"] += 1
 
     def _attended(self, y: Tensor) -> Tensor:
