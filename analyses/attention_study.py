@@ -267,7 +267,8 @@ def plan_study(
         windows[name] = window if window is not None else (max(0.5, trials.tmin), end)
         inside = trials.crop(*windows[name])
         if settings.band is not None:
-            band_filter(*settings.band, trials.sfreq)
+            low, high = settings.band
+            band_filter(low, high, trials.sfreq)
         for pipeline in (WITHOUT, *attentions, *(name for name in baselines if name not in BASELINES)):
             probe = build_pipeline(pipeline, trials.sfreq, trials.ch_names, settings.get_params())
             probe.check_network(*inside.X.shape[1:], len(np.unique(trials.y)))

@@ -20,7 +20,7 @@ from neuroattn.eeg.classifier import MotorImageryClassifier, _whole_batches, che
 from neuroattn.eeg.recipe import trial_orders
 from neuroattn.eeg.stem import _block_length, _fir, _mixes_first, lag_moments
 
-# Filtered samples of a step held at once; on a processor, more than its caches hold are slower than one by one.
+# Filtered samples of a step that are held at once: more than the caches of a processor hold take longer.
 SAMPLES_TOGETHER = 2**21
 SAMPLES_IN_CACHE = 2**16
 
@@ -152,14 +152,13 @@ def _fit_networks(fits: Sequence[_Fit], progress: Callable[[int], None]) -> None
     for fit in fits:
         with torch.random.fork_rng():
             torch.manual_seed(fit.classifier.seed)
-            network = fit.classifier._build()
+            network: Any = fit.classifier._build()
             if not _stackable(one):
                 fit.classifier.history_ = fit.classifier._train(network, fit.scaled, fit.codes)
                 progress(1)
             generator = torch.Generator(one.device).manual_seed(fit.classifier.seed)
-            if (
-                generator.device.type == "cpu"
-            ):  # dropout goes on where the first weights ended, as in a fit alone
+            if generator.device.type == "cpu":
+                # Dropout goes on where the first weights ended, as in a fit alone.
                 generator.set_state(torch.random.get_rng_state())
         networks.append(network)
         generators.append(generator)
@@ -253,13 +252,13 @@ def _train_stack(
     for epoch, rate in enumerate(rates):
         adam.param_groups[0]["lr"] = rate
         shuffled = torch.from_numpy(np.stack([next(order) for order in orders])).to(y.device)
-        for trials in shuffled.split(size, dim=1):
+        for trials in torch.split(shuffled, size, dim=1):
             batch = data.batch(sets, trials)
             targets = y[network, batch.trials]
             loss = F.cross_entropy(stack.logits(batch).flatten(0, 1), targets.flatten(), reduction="none")
             loss = loss.view(targets.shape).mean(1)
             adam.zero_grad()
-            loss.sum().backward()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
             adam.step()
             losses[epoch] += loss.detach().double().cpu() * (trials.shape[1] / n_trials)
     return losses
@@ -334,7 +333,7 @@ class _Fir(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         (grad,), (windows, taps) = grads, ctx.saved_tensors
-        (n_rows, n_trials, n_times), length = ctx.shape, taps.shape[1]
+        (n_rows, _, n_times), length = ctx.shape, taps.shape[1]
         # Taps turned round lead back; an even number of them has its middle between two samples.
         start = 2 * (length // 2) - (length - 1)
         back = _fir(grad, taps.flip(1), taps.new_zeros(n_rows))[:, :, start : start + n_times]
@@ -395,7 +394,7 @@ def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
     """Yield as many rows at a time as stay in the cache; numbers of a row are shaped to go with it."""
     most = max(1, SAMPLES_IN_CACHE // x[0].numel())
     shaped = [other if other.ndim == 3 else other[:, None, None] for other in others]
-    return zip(*(tensor.split(most) for tensor in (x, *shaped)), strict=True)
+    return zip(*(torch.split(tensor, most) for tensor in (x, *shaped)), strict=True)
 
 
 class _Stack:
@@ -440,7 +439,7 @@ class _Stack:
 
     def _stem(self, batch: _Batch) -> Tensor:
         """Return windows (network * mixture, place, window): `SpatioTemporalStem` with the statistics of `batch`."""
-        stem = self.networks[0].stem
+        stem: Any = self.networks[0].stem
         taps = self.parameters["stem.temporal.weight"].flatten(2)  # (network, filter, tap)
         weights = self.parameters["stem.spatial.weight"].flatten(2)  # (network, mixture, channel)
         exact = taps.double()
@@ -456,10 +455,8 @@ class _Stack:
         scale = norm["weight"] * (var + stem.temporal_norm.eps).rsqrt().to(taps.dtype)
         shift = norm["bias"] - scale * mean.to(taps.dtype)
         expansion = weights.shape[1] // taps.shape[1]
-        if len(batch.x) == 1:
-            mixed = weights.flatten(0, 1) @ batch.x[0].flatten(1)
-        else:
-            mixed = weights @ batch.x.flatten(2)
+        x = batch.x.flatten(2)
+        mixed = weights.flatten(0, 1) @ x[0] if len(x) == 1 else weights @ x
         y = _Fir.apply(
             mixed.view(-1, n_trials, n_times),
             (scale[..., None] * taps).repeat_interleave(expansion, 1).flatten(0, 1),
@@ -467,9 +464,11 @@ class _Stack:
         )
         if type(stem.activation) is not nn.ELU:
             y = stem.activation(self._normalised("stem.norm", y))
-            return stem.pool(y[:, :, None])[:, :, 0]
+            generic: Tensor = stem.pool(y[:, :, None])[:, :, 0]
+            return generic
         weight, bias = (self.parameters[f"stem.norm.{kind}"].flatten() for kind in ("weight", "bias"))
         pool, n = stem.pool, y[0].numel()
+        windows: Tensor
         windows, mean, var = _NormEluPool.apply(
             y, weight, bias, stem.norm.eps, pool.kernel_size[1], pool.stride[1]
         )
@@ -479,16 +478,18 @@ class _Stack:
     def _mixed(self, name: str, y: Tensor) -> Tensor:
         """Mix features by a convolution of length one."""
         weight = self.parameters[f"{name}.weight"].flatten(2)  # (network, new feature, feature)
-        return (weight @ y.reshape(len(weight), -1, y[0].numel())).view(-1, *y.shape[1:])
+        mixed: Tensor = weight @ y.reshape(len(weight), -1, y[0].numel())
+        return mixed.view(-1, *y.shape[1:])
 
     def _filtered(self, name: str, y: Tensor) -> Tensor:
         """Filter every feature by itself."""
         taps = self.parameters[f"{name}.weight"].flatten(0, 1).flatten(1)
-        return _Fir.apply(y, taps, taps.new_zeros(len(taps)))
+        filtered: Tensor = _Fir.apply(y, taps, taps.new_zeros(len(taps)))
+        return filtered
 
     def _normalised(self, name: str, y: Tensor) -> Tensor:
         """Normalise every feature of every network over its batch, and keep its statistics."""
-        norm = self.networks[0].get_submodule(name)
+        norm: Any = self.networks[0].get_submodule(name)
         rows = y.shape[0]
         out = F.batch_norm(
             y.reshape(1, rows, -1),

@@ -41,7 +41,7 @@ def combine_datasets(difference: xr.DataArray, p: xr.DataArray, n: xr.DataArray)
     (0.03, 0.0056)
     """
     known = difference.notnull() & p.notnull()
-    weight = np.sqrt(n * xr.ones_like(difference)).where(known)
+    weight = ((n * xr.ones_like(difference)) ** 0.5).where(known)
     z = xr.apply_ufunc(stats.norm.isf, p / 2) * np.sign(difference)
     combined = (weight * z).sum("dataset") / np.sqrt((weight**2).sum("dataset"))
     return xr.Dataset(
