@@ -3,7 +3,6 @@
 if __name__ != "neuroattn.analyses":
     raise ImportError("import neuroattn.analyses; the top-level folder analyses/ is not a package of its own")
 
-from neuroattn.analyses.attention_report import write_attention_report
 from neuroattn.analyses.attention_study import compare_attentions
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
@@ -12,7 +11,6 @@ from neuroattn.analyses.token_masking import masking_effect
 
 __all__ = [
     "compare_attentions",
-    "write_attention_report",
     "evaluate_encoder",
     "map_attention",
     "masking_effect",
