@@ -164,7 +164,7 @@ def _effects(study: xr.Dataset) -> list[Block]:
             note = f"{low:+.1f} to {high:+.1f}" if np.isfinite(low) else "one subject"
             texts = [
                 f"{100 * float(cell.difference):+.1f}",
-                *(_number(cell[p]) for p in ("p", "p_fwe", "smallest_p")),
+                *(_p(cell[p]) for p in ("p", "p_fwe", "smallest_p")),
             ]
             rows.append(
                 [Cell(str(name)), Cell(str(pipeline), str(role)), Cell(texts[0], note), *map(Cell, texts[1:])]
@@ -179,7 +179,7 @@ def _effects(study: xr.Dataset) -> list[Block]:
     ]
     if study.sizes["dataset"] > 1:
         rows = [
-            [Cell(str(p)), Cell(f"{100 * float(d):+.1f}"), Cell(_number(q))]
+            [Cell(str(p)), Cell(f"{100 * float(d):+.1f}"), Cell(_p(q))]
             for p, d, q in zip(
                 study.pipeline.values, study.combined_difference, study.combined_p, strict=True
             )
@@ -279,6 +279,10 @@ def _percent(value: Any) -> str:
 
 def _number(value: Any) -> str:
     return f"{float(value):.3f}"
+
+
+def _p(value: Any) -> str:
+    return f"{float(value):.3f}" if not float(value) < 0.001 else f"{float(value):.1g}"
 
 
 def _counted(n: int, noun: str) -> str:
