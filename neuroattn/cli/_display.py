@@ -71,6 +71,25 @@ def print_checks(checks: Sequence[Any]) -> None:
         console.print(f"  {check.path}: found {check.found}, expected {check.expected}", soft_wrap=True)
 
 
+def print_group(group: xr.Dataset, out: Path) -> None:
+    """Print means over subjects by region and model, and where the report is."""
+    n = group.sizes["subject"]
+    table = Table(title=f"correlation, held-out images, mean over {n} subjects")
+    table.add_column("region")
+    for model in group["model"].values:
+        table.add_column(str(model), justify="right")
+    for roi in group["roi"].values:
+        values = group["correlation"].sel(roi=roi).values
+        table.add_row(str(roi), *("no units" if r != r else f"{r:.3f}" for r in values))
+    console.print(table)
+    console.print(
+        f"With {n} subjects no p over subjects can be below {float(group['smallest_p'].min()):.2g}."
+    )
+    if group.attrs["simulated"]:
+        console.print("The responses are simulated; nothing here is evidence about real brains.")
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+
+
 def print_scores(scores: xr.Dataset, out: Path) -> None:
     """Print mean scores by region and model, and where the report is."""
     import xarray as xr
@@ -94,4 +113,10 @@ def print_scores(scores: xr.Dataset, out: Path) -> None:
         console.print(f"{model}: {reason}")
     if scores.attrs["simulated"]:
         console.print("The responses are simulated; nothing here is evidence about real brains.")
-    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    if "p_fdr" in scores:
+        above = (scores["p_fdr"] < 0.05).mean(["subject", "seed", "unit"])
+        listed = ", ".join(f"{model} {float(above.sel(model=model)):.0%}" for model in above["model"].values)
+        smallest = 1 / (scores.attrs["n_shuffles"] + 1)
+        console.print(f"Units above chance (FDR < .05, no p below {smallest:.2g}): {listed}")
+    page = out / "report.html"
+    console.print(f"Report: {page}" if page.is_file() else f"Scores: {out / 'scores.nc'}", soft_wrap=True)
