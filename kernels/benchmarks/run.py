@@ -147,8 +147,9 @@ def measure(case: Case, device: str, training: bool, rounds: int) -> dict[str, A
             if training and name in case.memory_target and memory[name] is not None:
                 # Beyond the gradients of the inputs, which both must return.
                 kept = sum(x.numel() * x.element_size() for x in case.inputs if x.requires_grad)
-                saved = (memory[name] - kept) / max(memory["ours"] - kept, 1)
-                entry |= {"extra_memory_ratio": saved, "memory_hit": saved >= case.memory_target[name]}
+                extra = {way: max(0, memory[way] - kept) for way in ("ours", name)}
+                hit = extra["ours"] * case.memory_target[name] <= extra[name]
+                entry |= {"our_extra_bytes": extra["ours"], "extra_bytes": extra[name], "memory_hit": hit}
         table[name] = entry
     return table
 

@@ -75,13 +75,14 @@ def test_a_peer_may_do_a_share_of_the_work():
         run.measure(case(lambda x: x[10:20].tanh()), "cpu", training=False, rounds=2)
 
 
-def test_memory_is_compared_beyond_the_gradients(monkeypatch):
-    monkeypatch.setattr(run, "peak_memory", lambda device, call: next(peaks))
-    peaks = iter([500, 1200])  # 400 bytes are the gradient
-    case = make_case(by_hand, memory_target={"by hand": 4.0})
+@pytest.mark.parametrize(("peaks", "hit"), [((500, 800), True), ((500, 799), False), ((300, 400), True)])
+def test_memory_is_compared_beyond_the_gradients(monkeypatch, peaks, hit):
+    left = iter(peaks)
+    monkeypatch.setattr(run, "peak_memory", lambda device, call: next(left))
+    case = make_case(by_hand, memory_target={"by hand": 4.0})  # its gradient takes 400 bytes
     row = run.measure(case, "cpu", training=True, rounds=2)["by hand"]
-    assert row["extra_memory_ratio"] == 8
-    assert row["memory_hit"] is True
+    assert (row["our_extra_bytes"], row["extra_bytes"]) == tuple(max(0, peak - 400) for peak in peaks)
+    assert row["memory_hit"] is hit
 
 
 @pytest.mark.parametrize("op", run.OPS)
