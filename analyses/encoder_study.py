@@ -299,8 +299,10 @@ def prepare_study(
     columns, reasons = list_columns(settings.models, shapes)
     if not columns:
         shape = next(iter(shapes.values()))
-        if reasons and all("layers" in reason for reason in reasons.values()):
-            raise ValueError(f"model {', '.join(settings.models)} needs several layers, got one")
+        if settings.models and set(settings.models) <= MIXTURES:
+            raise ValueError(
+                f"model {', '.join(settings.models)} needs several layers of one shape, got {shapes}"
+            )
         raise ValueError(
             f"model {', '.join(settings.models)} needs spatial tokens, got features of shape {shape}"
         )
@@ -389,6 +391,9 @@ def list_columns(
         mixture = name in MIXTURES
         if mixture and len(shapes) < 2:
             reasons[name] = "not applicable: one layer, and it mixes several layers"
+            continue
+        if name == "attention-layermix" and len(set(shapes.values())) > 1:
+            reasons[name] = "not applicable: layers of different shapes"
             continue
         for layer, shape in [(None, next(iter(shapes.values())))] if mixture else shapes.items():
             column = Column(name, layer)

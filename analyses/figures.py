@@ -167,7 +167,8 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     models, rois = roi_scores.model.values, roi_scores.roi.values
     step = 0.8 / max(len(models), 3)
     row_height = max(0.34, 0.095 * len(models))
-    figure = Figure(figsize=(_WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // 3)))
+    columns = 3 if max(len(str(model)) for model in models) <= 16 else 2
+    figure = Figure(figsize=(_WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // columns)))
     axes = figure.add_subplot()
     centre = np.arange(len(rois))
     for row in centre[1::2]:
@@ -191,7 +192,9 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
         reason = "no units" if roi_scores.n_units.values[row] == 0 else "no usable ceiling"
         axes.annotate(reason, (0, row), (6, 0), textcoords="offset points", va="center", color=_MUTED, size=9)
     axes.set_xlabel(SCORE_LABELS[score])
-    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    figure.legend(
+        loc="outside upper left", ncols=columns, handletextpad=0.2, columnspacing=1.2, borderaxespad=0
+    )
     return figure
 
 
@@ -246,7 +249,9 @@ def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
             f"vs {name}", (1, row), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", size=8.5, color=_MUTED, annotation_clip=False,
         )  # fmt: skip
-    axes.set_xlabel(f"r of {model} − r of the best baseline")
+    axes.set_xlabel(
+        f"r of {model} − r of the best baseline" if len(model) <= 16 else f"r of {model} − best baseline"
+    )
     return figure
 
 

@@ -245,6 +245,21 @@ def evaluate_encoder(
     ------
     ValueError
         If units differ, or every stimulus was fitted to.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.analyses.fits import Column, FitSpec, Source, prepare_data, run_fit
+    >>> from neuroattn.results import label_rois
+    >>> X = np.random.default_rng(0).normal(size=(60, 4)).astype("f4")
+    >>> recording = Recording("cells", X @ X[:4].T, label_rois({"V4": [True] * 4}, unit_kind="neuron"),
+    ...                       stimulus_ids=np.arange(60).astype(str), features=X)
+    >>> folder, source = Path(tempfile.mkdtemp()), Source(None, "test=20,seed=0")
+    >>> run_fit(FitSpec(folder=folder / "fit", source=source, features=None, column=Column("ridge", None)),
+    ...         prepare_data(recording, source))
+    >>> scores = evaluate_encoder(folder / "fit", recording, folder / "out", cache=folder / "cache", n_shuffles=99)
+    >>> bool((scores.correlation > 0.9).all()), int(scores.attrs["n_fitted"])
+    (True, 40)
     """
     fits = find_fits(folder)
     recording = average_repeats(recording)
@@ -356,6 +371,22 @@ def map_attention(
     ------
     ValueError
         If the fits have no regions as queries, or a region is unknown.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.analyses.fits import Column, FitSpec, Source, prepare_data, run_fit
+    >>> from neuroattn.results import label_rois
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> images = np.random.default_rng(0).integers(0, 256, (12, 32, 48, 3), np.uint8)
+    >>> recording = Recording("cells", images.mean((1, 2)).astype("f4"), label_rois({"V4": [True] * 3}),
+    ...                       stimulus_ids=np.arange(12).astype(str), images=images)
+    >>> store = extract_features(images, load_backbone("test_vit", weights="random"), folder)
+    >>> source = Source(None, "test=4,seed=0")
+    >>> run_fit(FitSpec(folder=folder / "fit", source=source, features=store.path, column=Column("attention", None),
+    ...                 options={"epochs": 1}), prepare_data(recording, source))
+    >>> dict(map_attention(folder / "fit", images[:5], cache=folder).sizes)
+    {'seed': 1, 'stimulus': 5, 'query': 1, 'y': 2, 'x': 3}
     """
     fits = find_fits(folder, only=model)
     fits = [fit for fit in fits if fit.label == fits[0].label]

@@ -499,7 +499,7 @@ def _group_comparison(group: xr.Dataset, rule: str) -> list[Block]:
         "subjects; FDR and FWE are over regions; the smallest p is what so many subjects can attain."
     )
     columns = ["Region", "Baseline", "Difference", "p", "p FDR", "p FWE", "Smallest p"]
-    return [*blocks, Table(caption, columns, rows)]
+    return [*blocks, Table(caption, columns, rows, folded=len(rows) > 40)]
 
 
 def _group_subjects(group: xr.Dataset) -> list[Block]:
@@ -512,7 +512,9 @@ def _group_subjects(group: xr.Dataset) -> list[Block]:
         ]
         for name in group.subject.values
     ]
-    caption = f"Correlation r over all units. Each subject has a report of its own at SUBJECT/report.html.{left_out}"
+    caption = "Correlation r over all units. Each subject has a report of its own at SUBJECT/report.html."
+    if left_out:
+        caption += " Of every model the best of its layers; group.nc holds all."
     return [Table(caption, ["Subject", *drawn], rows)]
 
 
@@ -668,7 +670,7 @@ def drawn_models(roi_scores: xr.Dataset) -> tuple[list[str], str]:
     ['ridge@block7', 'probe']
     """
     models = [str(name) for name in roi_scores.model.values]
-    compared = contender(roi_scores)
+    compared = roi_scores.attrs.get("contender") or contender(roi_scores)
     families: dict[str, list[str]] = {}
     for name in models:
         families.setdefault(family(name), []).append(name)
@@ -989,16 +991,21 @@ def _masking(masking: xr.Dataset | None) -> list[Block]:
         )
         verdict = Cell("explanatory" if named else "not shown to explain")
         rows.append([Cell(name), Cell(_number(float(query.correlation))), *drops, excess, verdict])
-    n = masking.sizes["query"]
+    names = figures.query_names(masking.explanatory)
+    missing = [name for name in names if name not in explanatory]
+    if not explanatory:
+        which = f"none of {len(names)} queries"
+    elif not missing:
+        which = f"all {len(names)} queries"
+    elif len(missing) < len(explanatory):
+        which = f"all but {len(missing)} of {len(names)} queries ({', '.join(missing)})"
+    else:
+        which = f"{len(explanatory)} of {len(names)} queries: {', '.join(explanatory)}"
     text = (
         f"Do the maps explain the predictions? Replacing the {100 * fraction:.0f} % of tokens that a query attends to "
-        "most by the mean token costs more than replacing as many random tokens for "
-        + (
-            f"{len(explanatory)} of {n} queries: {', '.join(explanatory)}. "
-            if explanatory
-            else f"none of {n} queries. "
-        )
-        + "Only those maps are called explanatory."
+        f"most by the mean token costs more than replacing as many random tokens for {which}. Only those maps are "
+        "called explanatory; where masking what the query attends to on another image costs as much, the map shows a "
+        "place and not something seen in this image."
     )
     caption = (
         "Drop in mean r over the units of a query when tokens are masked: the attended ones, random ones, and those "

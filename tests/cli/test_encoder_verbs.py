@@ -96,7 +96,7 @@ def test_what_a_file_gets_wrong_is_named(run, root, text, said):
         ("--regions V9", "must be one of 'V1', 'FFA-1', got 'V9'"),
         ("--subjects 1,two", None),
         ("--layers block1,block99", "layer 'block99' is unknown"),
-        ("--model attention-layermix --layers block1", "needs several layers, got one"),
+        ("--model attention-layermix --layers block1", "needs several layers of one shape"),
     ],
 )
 def test_bad_grids_are_one_line(run, root, flags, said):

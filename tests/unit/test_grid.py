@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 import torch
 import xarray as xr
+import zarr
+from distributed import LocalCluster
 
 from neuroattn.analyses import run_encoder_study
 from neuroattn.analyses.fits import Column, FitSpec, Source, run_fit
@@ -53,7 +55,7 @@ def study(folder):
     backbone = load_backbone("test_vit", layers=LAYERS, weights="random", image_size=32)
     arguments = {
         "models": ["attention", "ridge"],
-        "options": {"attention": {"epochs": 2, "heads": 2, "feedforward": 8}},
+        "options": {"attention": {"epochs": 2, "heads": 2, "feedforward": 8, "validation_fraction": 0.25}},
         "backbone": backbone,
         "split": "test=16,seed=0",
         "n_seeds": 2,
@@ -108,13 +110,24 @@ def test_a_cluster_that_loses_a_worker_gives_the_scores_of_one_process(folder, s
     assert listing(folder / "cluster") == listing(serial)
 
 
+def test_a_scheduler_at_an_address_gives_the_scores_of_one_process(folder, study, serial):
+    """A worker of a scheduler that was there before; here it is a thread, which starts at once."""
+    with LocalCluster(
+        n_workers=1, threads_per_worker=1, processes=False, dashboard_address="127.0.0.1:0", protocol="tcp"
+    ) as running:
+        study(folder / "joined", scheduler=running.scheduler_address)
+    one, other = (
+        xr.load_dataset(root / "subj02" / "scores.nc", engine="h5netcdf")
+        for root in (folder / "joined", serial)
+    )
+    xr.testing.assert_identical(one, other)
+
+
 def test_a_fit_is_a_pure_function_of_its_description(folder, serial):
     """Described anew and run again elsewhere, without the study, a fit predicts the same bits."""
     fit = serial / "subj01" / "models" / "ridge@block1" / "seed-0" / "fold-0"
     stores = [path for path in (folder / "cache").iterdir() if path.is_dir()]
     backbone = load_backbone("test_vit", layer="block1", weights="random", image_size=32)
-    import zarr
-
     (store,) = [
         path
         for path in stores
