@@ -633,7 +633,8 @@ class GaussianEncoder(FactorizedEncoder):
 class ConvolutionEncoder(NetworkEncoder):
     """A strided 3 x 3 convolution and one linear map of all it returns [1]_: the paper's "linear" model.
 
-    It keeps where things are and learns which features to keep. Its loss adds ``group_norm`` times the sum of the norms, not squared, of each hemisphere's readout weights and bias.
+    It keeps where things are and learns which features to keep. Its loss adds ``group_norm`` times the sum of the
+    norms, not squared, of each hemisphere's readout weights and bias.
 
     Differs from the paper: what all networks of this package share (see :class:`BrainEncoder`), and the mean squared
     error is averaged over all units where the paper adds up the means of the hemispheres, so the same ``group_norm``
