@@ -44,6 +44,9 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_version_warning_banner": False,
 }
+html_sidebars = {"quickstart": []}  # a page without a section
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_sourcelink = False
 
 

@@ -207,3 +207,5 @@ axes.legend(frameon=False)
 # The subject on this page is simulated: that the method finds what was planted is no evidence about brains.
 
 cache.cleanup()
+
+# sphinx_gallery_thumbnail_number = 2
