@@ -30,6 +30,7 @@ sphinx_gallery_conf = {
     "examples_dirs": "tutorials",  # every plot_*.py in it is run
     "gallery_dirs": "generated",
     "within_subsection_order": "FileNameSortKey",
+    "capture_repr": (),  # what is printed is shown
     "download_all_examples": False,
     "show_signature": False,
     "write_computation_times": False,

@@ -42,12 +42,13 @@ cache = tempfile.TemporaryDirectory()
 
 
 def features(images):
-    """Return features (stimulus, channel, y, x) of images (stimulus, y, x, 3)."""
+    """Return features (stimulus, channel, y, x) of uint8 images."""
     return np.asarray(extract_features(images, network, cache.name)[:])
 
 
 regions = ["V1v", "EBA", "FFA-1", "PPA", "RSC"]
-recording = make_nsd_like(380, 120, seed=0, features=features, rois=regions, vertices_per_roi=12)
+simulated = {"rois": regions, "vertices_per_roi": 12, "features": features}
+recording = make_nsd_like(n_train=380, n_test=120, seed=0, **simulated)
 X, y = features(recording.images), recording.responses
 train, test = ~recording.test, recording.test
 print(f"features {X.shape}, responses {y.shape}")
@@ -73,19 +74,24 @@ for model in models.values():
 # Scores are squared correlations over the 120 test images, divided by the noise ceiling: the share of the variance that
 # anyone could explain. They are not clipped, so that a model without a clue scores about zero.
 
-r = np.stack([pearson_r(y[test], model.predict(X[test])) for model in models.values()])
+predicted = [model.predict(X[test]) for model in models.values()]
+correlation = np.stack([pearson_r(y[test], y_hat) for y_hat in predicted])
 explained = xr.DataArray(
-    r2_over_ceiling(r, recording.noise_ceiling), dims=("model", "unit"), coords={"model": list(models)}
+    r2_over_ceiling(correlation, recording.noise_ceiling),
+    dims=("model", "unit"),
+    coords={"model": list(models)},
 )
 means = roi_summary(explained, recording.rois)["mean"]
 print(means.to_pandas().round(2))
 
 figure, axes = plt.subplots(figsize=(7, 3.2), layout="constrained")
 place = np.arange(len(regions))
-for i, (name, color) in enumerate(zip(models, ["#b3261e", "#2f6f9f", "#5f8f4e", "#8a8a8a"], strict=True)):
-    axes.bar(place + 0.2 * (i - 1.5), means.sel(model=name), 0.18, color=color, label=name)
-kinds = [str(recording.truth.kind.sel(roi=region).item()) for region in regions]
-axes.set_xticks(place, [f"{region}\n{kind}" for region, kind in zip(regions, kinds, strict=True)])
+colors = ["#b3261e", "#2f6f9f", "#5f8f4e", "#8a8a8a"]
+for i, (name, color) in enumerate(zip(models, colors, strict=True)):
+    height = means.sel(model=name)
+    axes.bar(place + 0.2 * (i - 1.5), height, 0.18, color=color, label=name)
+kinds = recording.truth.kind.sel(roi=regions).values
+axes.set_xticks(place, [f"{a}\n{b}" for a, b in zip(regions, kinds, strict=True)])
 axes.set_ylabel("r² over noise ceiling")
 axes.axhline(0, color="black", linewidth=0.8)
 axes.spines[["top", "right"]].set_visible(False)
@@ -93,7 +99,7 @@ axes.legend(frameon=False, ncols=2)
 
 # %%
 # Attention wins in the routed regions, pooled ridge where nothing but statistics of the image matters, and in V1v the
-# models that give each unit a place of its own: the query of a region is one place for all its units at a time.
+# models that give each unit a place of its own: the query of a region looks at the same tokens for all its units.
 # On real recordings nobody knows the right answer, which is why the simple models are fitted every time.
 #
 # Maps over images
@@ -109,11 +115,12 @@ print(dict(maps.sizes))
 
 def of(region, hemisphere="right"):
     """Return the maps of one query as multiples of uniform attention."""
-    one = maps.isel(query=(maps.roi == region) & (maps.hemisphere == hemisphere)).squeeze("query")
+    chosen = (maps.roi == region) & (maps.hemisphere == hemisphere)
+    one = maps.isel(query=chosen).squeeze("query")
     return one * one.sizes["y"] * one.sizes["x"]
 
 
-cues = {region: str(recording.truth.cue.sel(roi=region).item()) for region in ("FFA-1", "EBA", "PPA")}
+cues = {"FFA-1": "faces", "EBA": "bodies", "PPA": "places"}
 objects = recording.truth.object_mask.isel(stimulus=test)
 images = recording.images[test][:3]
 figure, axes = plt.subplots(3, 4, figsize=(8, 6.2), layout="constrained")
@@ -127,7 +134,7 @@ for row, image in enumerate(images):
             cmap="YlOrRd",
             vmin=1,
             vmax=15,
-            alpha=np.clip((weight - 1) / 6, 0, 0.85),  # uniform attention or less is clear
+            alpha=np.clip((weight - 1) / 6, 0, 0.85),  # uniform or less is clear
             extent=(0, 1, 1, 0),
             interpolation="bilinear",
         )
@@ -147,8 +154,10 @@ figure.colorbar(shown, ax=axes, shrink=0.5, label="times uniform attention")
 
 decoys = recording.truth.decoy_mask.isel(stimulus=test)
 for region, cue in cues.items():
-    on = [float(of(region).values[mask.sel(category=cue).values].mean()) for mask in (objects, decoys)]
-    print(f"{region}: {on[0]:.1f} times uniform on the cued object, {on[1]:.1f} on decoys")
+    weight = of(region).values
+    on_cued = weight[objects.sel(category=cue).values].mean()
+    on_decoys = weight[decoys.sel(category=cue).values].mean()
+    print(f"{region}: {on_cued:.1f} times uniform on the cued object, {on_decoys:.1f} on decoys")
 
 # %%
 # Does the prediction rest on the map?
@@ -158,19 +167,20 @@ for region, cue in cues.items():
 # those that the same region attends to on *another* image. The first shows that the tokens matter at all, the second
 # that they were chosen for this image and are not simply a place.
 
-effect = masking_effect(attention, X[test], y[test], fractions=[0.05], n_random=3, seed=0).isel(fraction=0)
+effect = masking_effect(attention, X[test], y[test], fractions=[0.05], n_random=3)
+effect = effect.isel(fraction=0)
 queries = [i for i, region in enumerate(effect.roi.values) if region in regions]
 names = [f"{effect.roi.values[i]} {effect.hemisphere.values[i]}" for i in queries]
 
 figure, axes = plt.subplots(figsize=(7, 3.8), layout="constrained")
-for shift, (mask, color) in enumerate(
-    {"attended": "#b3261e", "shuffled": "#c98a1b", "random": "#8a8a8a"}.items()
-):
+masks = {
+    "attended": ("attended tokens", "#b3261e"),
+    "shuffled": ("those of another image", "#c98a1b"),
+    "random": ("random tokens", "#8a8a8a"),
+}
+for shift, (mask, (label, color)) in enumerate(masks.items()):
     drop = effect["drop"].sel(mask=mask).values[queries]
     bounds = effect.drop_interval.sel(mask=mask).values[queries]
-    label = {"attended": "attended tokens", "shuffled": "those of another image", "random": "random tokens"}[
-        mask
-    ]
     axes.errorbar(
         drop,
         np.arange(len(queries)) + 0.22 * (shift - 1),
