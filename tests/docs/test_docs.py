@@ -18,8 +18,11 @@ from PIL import Image
 
 import neuroattn
 from neuroattn import cli
+from neuroattn.analyses.fits import MODELS
+from neuroattn.analyses.sources import READOUTS
 from neuroattn.cli import app, main
 from neuroattn.datasets import make_nsd_like
+from neuroattn.encoding.reference import READOUTS as PUBLISHED_READOUTS
 
 for verb in pkgutil.iter_modules(cli.__path__):  # each registers its verb, as the command does first
     importlib.import_module(f"neuroattn.cli.{verb.name}")
@@ -127,6 +130,15 @@ def test_every_public_name_is_in_the_reference():
         assert module.__doc__
         for public in module.__all__:
             assert getattr(module, public).__doc__, public
+
+
+def test_tables_of_models_and_readouts_are_complete():
+    text = (ROOT / "docs" / "explanation" / "encoders.md").read_text(encoding="utf-8")
+    models = dict(re.findall(r"^\| `([\w-]+)`, `(\w+)` \|", text, re.MULTILINE))
+    assert models == {name: model.__name__ for name, model in MODELS.items()}
+    readouts = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE)
+    assert [ours for ours, _ in readouts] == list(READOUTS)
+    assert {published for _, published in readouts} == set(PUBLISHED_READOUTS)
 
 
 def test_python_of_the_quick_start_runs(capsys):
