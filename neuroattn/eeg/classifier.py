@@ -153,7 +153,7 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         Parameters
         ----------
         X : float array, shape (trial, channel, time), or mne.Epochs
-            Arrays in microvolt; the EEG channels of Epochs are converted from volts.
+            Arrays in microvolt; the EEG channels of Epochs that are not bad are converted from volts.
         y : array, shape (trial,), optional
             Labels; by default the names of the events of Epochs.
 
@@ -445,7 +445,7 @@ def _read(X: Any) -> tuple[NDArray[Any], list[str] | None, float | None]:
     """Return signals in microvolt, and the channel names and sampling rate of Epochs."""
     if not hasattr(X, "event_id"):
         return check_trials(X), None, None
-    picked = X.copy().load_data().pick("eeg")
+    picked = X.copy().load_data().pick("eeg", exclude="bads")
     return 1e6 * picked.get_data(copy=False), list(picked.ch_names), float(picked.info["sfreq"])
 
 

@@ -138,9 +138,17 @@ class StreamingDecoder:
         -------
         list of Decision
             Empty until a window is full, and between two decisions.
+
+        Raises
+        ------
+        ValueError
+            If a sample is not finite. It is not taken: the decoder goes on as if the chunk had not been there.
         """
         chunk = np.asarray(samples, dtype=np.float64)
         check_shape("samples", chunk, self._window.shape[0], "time")
+        if not np.isfinite(chunk).all():  # which the filter would never forget
+            channel = int(np.flatnonzero(~np.isfinite(chunk).all(axis=1))[0])
+            raise ValueError(f"samples must be finite, got NaN or infinity in channel {channel}")
         decisions = []
         while chunk.shape[1]:
             # Up to the next decision: when the first window is full, and then every step.

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from neuroattn.datasets import Trials, load_eeg
 from neuroattn.datasets.eeg import band_filter, filter_signals
@@ -66,6 +68,17 @@ def test_alignment_forgets_the_cap(seed):
 
 def covariance_between(x, y):
     return np.einsum("nct,ndt->cd", x, y) / (x.shape[0] * x.shape[2])
+
+
+def test_alignment_gets_its_groups_through_a_pipeline():
+    X, y, groups = RNG.normal(size=(8, 2, 100)), np.arange(8) % 2, np.repeat(["a", "b"], 4)
+    X[4:] *= 100
+    with config_context(enable_metadata_routing=True):
+        alignment = EuclideanAlignment().set_fit_request(groups=True).set_transform_request(groups=True)
+        pipeline = make_pipeline(alignment, baseline("tangent-space", sfreq=100, band=None))
+        pipeline.fit(X, y, groups=groups)
+    assert set(pipeline[0].whiteners_) == {"a", "b"}
+    assert_allclose(covariance(pipeline[0].transform(X[4:], groups=groups[4:])), np.eye(2), atol=1e-10)
 
 
 def test_alignment_refuses_dependent_channels():

@@ -119,6 +119,15 @@ def test_other_channels_are_refused(classifier):
         StreamingDecoder(classifier).push(np.zeros((2, 10)))
 
 
+def test_nan_does_not_get_into_the_filter(classifier, recording):
+    decoder = StreamingDecoder(classifier)
+    decoder.push(recording[:, :100])
+    with pytest.raises(ValueError, match="samples must be finite, got NaN or infinity in channel 1"):
+        decoder.push(np.array([[0.0], [np.nan], [1.0]]))
+    decisions = decoder.push(recording[:, 100:])
+    assert_allclose([d.probabilities for d in decisions], offline(classifier, recording, N_TIMES), atol=1e-6)
+
+
 def test_replay_counts_false_positives_in_rest(classifier, recording, monkeypatch):
     """Probabilities that are given: a rise at rest counts once, a rise outside rest does not."""
     scores = np.full(38, 0.5)

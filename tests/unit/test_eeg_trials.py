@@ -230,6 +230,12 @@ def test_bad_channels_are_noted(tmp_path):
     assert trials.notes == ("x_raw.fif: bad channels left out: Cz",)
 
 
+def test_the_eyes_are_not_eeg(tmp_path):
+    path = save(make_raw(ch_names=("EEG-C3", "EOG-left", "EEG C4-REF")), tmp_path / "x_raw.fif")
+    assert load_eeg(path).ch_names == ("C3", "C4")
+    assert load_eeg(path, channels=["EOG-left"]).ch_names == ("EOG-left",)
+
+
 def flat(raw):
     raw._data[1] = 0
     return raw
