@@ -169,7 +169,8 @@ def measure_op(device: str, op: str, rounds: int) -> dict[str, Any]:
     module = importlib.import_module(f"neuroattn.kernels.benchmarks.{op}")
     report: dict[str, Any] = {"op": op, "device": device, "machine": machine(device), "cases": []}
     for case in module.cases(device):
-        entry: dict[str, Any] = {"name": case.name, "forward": measure(case, device, False, rounds)}
+        mode = "training" if case.step else "forward"
+        entry: dict[str, Any] = {"name": case.name, mode: measure(case, device, False, rounds)}
         if case.backward:
             entry["training"] = measure(case, device, True, rounds)
         report["cases"].append(entry)
@@ -204,10 +205,11 @@ def table(reports: list[dict[str, Any]]) -> str:
     for report in reports:
         where = report["machine"]["gpu"] or report["machine"]["processor"]
         for case in report["cases"]:
-            for peer, row in case["forward"].items():
+            forward, training = case.get("forward", {}), case.get("training", {})
+            for peer in forward or training:
                 if peer != "ours":
-                    training = case.get("training", {}).get(peer)
-                    cells = [report["op"], case["name"], peer, cell(row), cell(training), where]
+                    ratios = [cell(forward.get(peer)), cell(training.get(peer))]
+                    cells = [report["op"], case["name"], peer, *ratios, where]
                     lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -47,6 +47,12 @@ def test_ratios_targets_and_table():
     assert "(target 1e+09)" in line
 
 
+def test_a_whole_step_is_reported_as_forward_and_backward():
+    rows = {"ours": {"median_s": 1.0}, "by hand": {"ratio": 2.5}}
+    report = {"op": "tanh", "machine": {"gpu": "none"}, "cases": [{"name": "a step", "training": rows}]}
+    assert run.table([report]).splitlines()[2] == "| tanh | a step | by hand |  | 2.50x | none |"
+
+
 @pytest.mark.parametrize("op", run.OPS)
 def test_committed_results_render(op):
     reports = [json.loads(path.read_text()) for path in run.RESULTS.glob(f"*-{op}.json")]
