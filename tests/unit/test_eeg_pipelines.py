@@ -261,11 +261,11 @@ def test_slow_signals_decode_the_cue(shared):
 @pytest.mark.shared_data
 def test_baselines_on_real_imagery(shared):
     folder = shared / "data" / "eeg" / "eegmmi_raw_edf"
-    for subject, low in (("S007", 0.75), ("S042", 0.7)):
+    for subject, low in (("S007", 0.85), ("S042", 0.75)):
         files = sorted(folder.glob(f"{subject}*.edf"))
         imagery = load_eeg(files, band=(8, 30), tmin=0.5, tmax=3.5)
         for name in ("csp-lda", "tangent-space"):
             assert leave_one_run_out(baseline(name, sfreq=160, band=None), imagery) > low
         frontal = load_eeg(files, channels=["F7", "F8", "Fp1", "Fp2", "AF7", "AF8"], tmin=0, tmax=1.5)
         control = baseline("slow-signals", sfreq=160, ch_names=frontal.ch_names)
-        assert leave_one_run_out(control, frontal) > low + 0.05
+        assert leave_one_run_out(control, frontal) > low
