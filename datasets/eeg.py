@@ -303,8 +303,9 @@ def load_eeg(
         New sampling rate in hertz, after the filter.
     names : str, optional
         Regular expression with groups ``subject``, ``session`` and ``run`` that is searched in each file's name
-        without its suffix, such as ``r"A(?P<subject>\\d+)(?P<session>[TE])"``. By default names like ``sub-01_ses-2_run-03_eeg`` and ``S007R04`` are understood. What a
-        name does not tell becomes "1", and runs are counted in the order of the files.
+        without its suffix, such as ``"A(?P<subject>[0-9]+)(?P<session>[TE])"``. By default names like
+        ``sub-01_ses-2_run-03_eeg`` and ``S007R04`` are understood. What a name does not tell becomes "1", and runs are
+        counted in the order of the files.
 
     Returns
     -------
