@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.signal import butter, sosfilt, sosfilt_zi
 
+from neuroattn.datasets import load_eeg
 from neuroattn.eeg import MotorImageryClassifier, StreamingDecoder
 
 SFREQ, N_TIMES, STEP = 100, 150, 10
@@ -184,3 +185,24 @@ def test_replay_finds_the_channels_of_training(recording):
     assert_allclose(replay.decisions[["1", "2"]], offline(classifier, recording[::-1], N_TIMES), atol=1e-6)
     with pytest.raises(ValueError, match="the 3 channels of training, got 4; missing: C4"):
         StreamingDecoder(classifier).replay(make_raw(recording, ("C3", "Cz", "Oz", "EOG")))
+
+
+@pytest.mark.shared_data
+def test_a_real_recording_is_decoded_by_a_saved_model(shared, tmp_path):
+    """From files to decisions: trained on two runs, saved, loaded, and run over the third."""
+    folder = shared / "data" / "eeg" / "eegmmi_raw_edf"
+    chosen = ["C3", "Cz", "C4"]
+    files = [folder / f"S007R{run}.edf" for run in ("04", "08")]
+    trials = load_eeg(files, channels=chosen, tmin=-0.5, tmax=2)
+    classifier = MotorImageryClassifier(
+        "eca", causal=True, lead_seconds=0.5, n_epochs=2, standardize="channel"
+    )
+    classifier.fit(trials.to_epochs()).save(tmp_path / "model")
+    loaded = MotorImageryClassifier.load(tmp_path / "model")
+    raw = mne.io.read_raw_edf(folder / "S007R12.edf", verbose="error").crop(tmax=30)
+    replay = StreamingDecoder(loaded).replay(raw, rest=["T0"], threshold=0.5)
+    assert len(replay.decisions) == (raw.n_times - 320) // 16 + 1
+    # Every probability is above one half: each rest begins one rise.
+    rests = (np.diff(replay.decisions.rest.astype(int), prepend=0) == 1).sum()
+    assert rests >= 3
+    assert replay.false_positives_per_minute == pytest.approx(rests / (replay.decisions.rest.sum() / 600))
