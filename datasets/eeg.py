@@ -202,7 +202,7 @@ class Trials:
         for key, wanted in (("subject", subject), ("session", session), ("run", run)):
             if wanted is None:
                 continue
-            values = [wanted] if isinstance(wanted, str | int) else list(wanted)
+            values = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
             present = self.metadata[key].unique().tolist()
             for value in map(str, values):
                 if value not in present:

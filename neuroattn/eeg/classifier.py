@@ -179,6 +179,7 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         labels = _labels(X, y)
         check_shape("y", labels, len(signals))
         self._check_recipe()
+        self.__dict__.pop("network_", None)  # an old network must not outlive a fit that fails
         self.classes_ = check_labels("y", labels)
         self.sfreq_, self.ch_names_, self.n_times_ = float(sfreq), ch_names, signals.shape[2]
         self.n_chans_ = signals.shape[1]

@@ -134,6 +134,15 @@ def test_baselines_find_what_is_theirs(name):
     assert scores[1] < 0.75
 
 
+def test_baselines_filter_unless_told_not_to():
+    assert [name for name, _ in baseline("csp-lda", sfreq=100, band=None).steps] == [
+        "csp",
+        "lineardiscriminantanalysis",
+    ]
+    first = baseline("tangent-space", sfreq=100, band=(4, 40), causal=True)[0]
+    assert first.get_params() == {"low": 4, "high": 40, "sfreq": 100, "causal": True}
+
+
 def test_unknown_baseline():
     with pytest.raises(ValueError, match="name must be one of 'tangent-space', 'csp-lda', 'slow-signals'"):
         baseline("lda", sfreq=100)

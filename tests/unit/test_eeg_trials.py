@@ -59,6 +59,7 @@ def test_select_keeps_rows_together():
     assert_array_equal(part.X, trials.X[[4, 5]])
     assert_array_equal(part.y, trials.y[[4, 5]])
     assert part.metadata.index.tolist() == [0, 1]
+    assert_array_equal(trials.select(subject=np.int64(1), run=0).X, part.X)
     with pytest.raises(ValueError, match="subject must be one of 0, 1, got '7'"):
         trials.select(subject="7")
 
