@@ -223,6 +223,14 @@ def test_trials_beyond_the_recording_are_noted(recording):
     assert trials.notes == ("S007R04.fif: 1 trials left out, marked as bad or beyond the recording",)
 
 
+def test_trials_marked_as_bad_are_left_out(tmp_path):
+    raw = make_raw()
+    raw.annotations.append(ONSETS[2] + 1, 0.2, "BAD_blink")
+    trials = load_eeg(save(raw, tmp_path / "x_raw.fif"))
+    assert trials.y.tolist() == ["left", "right", "right"]
+    assert trials.notes == ("x_raw.fif: 1 trials left out, marked as bad or beyond the recording",)
+
+
 def test_bad_channels_are_noted(tmp_path):
     raw = make_raw()
     raw.info["bads"] = ["Cz.."]
