@@ -4,7 +4,7 @@ if __name__ != "neuroattn.datasets":
     raise ImportError("import neuroattn.datasets; the top-level folder datasets/ is not a package of its own")
 
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
-from neuroattn.datasets.arrays import inspect_arrays, load_arrays
+from neuroattn.datasets.arrays import inspect_arrays, load_arrays, read_images
 from neuroattn.datasets.export import export_map
 from neuroattn.datasets.recording import (
     FileCheck,
@@ -35,6 +35,7 @@ __all__ = [
     "load_algonauts",
     "load_arrays",
     "make_nsd_like",
+    "read_images",
     "split_stimuli",
     "to_surface",
     "write_algonauts",

@@ -534,7 +534,27 @@ def _check_rows(argument: str, spec: str | Path, n_rows: int, source: _Source) -
     )
 
 
-def _read_images(spec: str | Path, source: _Source) -> Images:
+def read_images(spec: str | Path) -> Images:
+    """Open images of one size.
+
+    Parameters
+    ----------
+    spec : Path or str
+        Folder or zip archive of images in the order of their names, or FILE[:key] of a uint8 array
+        (stimulus, y, x, 3).
+
+    Returns
+    -------
+    ImageFiles or uint8 array, shape (stimulus, y, x, 3)
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "images.npy"
+    >>> np.save(path, np.zeros((2, 4, 6, 3), np.uint8))
+    >>> read_images(path).shape
+    (2, 4, 6, 3)
+    """
     _existing("images", spec)
     path, _ = _split_key(spec)
     images: Images
@@ -551,6 +571,11 @@ def _read_images(spec: str | Path, source: _Source) -> Images:
             raise ValueError(
                 f"images {spec} must be uint8 of shape (stimulus, y, x, 3), got {images.dtype} {images.shape}"
             )
+    return images
+
+
+def _read_images(spec: str | Path, source: _Source) -> Images:
+    images = read_images(spec)
     _check_rows("images", spec, len(images), source)
     return images
 
