@@ -5,5 +5,6 @@ if __name__ != "neuroattn.analyses":
 
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
+from neuroattn.analyses.token_masking import masking_effect
 
-__all__ = ["run_encoder_study", "seed_agreement", "write_encoder_report"]
+__all__ = ["masking_effect", "run_encoder_study", "seed_agreement", "write_encoder_report"]

@@ -28,7 +28,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    from neuroattn.cli import fit_encoder, make_data  # noqa: F401 (each registers its verb)
+    # Each registers its verb.
+    from neuroattn.cli import doctor, extract_features, fit_encoder, make_data  # noqa: F401
 
     try:
         code = app(standalone_mode=False)

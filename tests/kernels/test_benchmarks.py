@@ -53,6 +53,38 @@ def test_a_whole_step_is_reported_as_forward_and_backward():
     assert run.table([report]).splitlines()[2] == "| tanh | a step | by hand |  | 2.50x | none |"
 
 
+def test_a_peer_may_do_a_share_of_the_work():
+    x = torch.linspace(-1, 1, 100)
+
+    def case(peer):
+        return Case(
+            "tanh", torch.tanh, {"tenth": peer}, inputs=(x,), share={"tenth": 0.1}, target={"tenth": 1.0}
+        )
+
+    calls = []
+
+    def tenth(x):
+        calls.append(1)
+        return x[:10].tanh()
+
+    row = run.measure(case(tenth), "cpu", training=False, rounds=2)["tenth"]
+    assert row["error"] == 0
+    assert row["share"] == 0.1
+    assert len(calls) == 4
+    with pytest.raises(SystemExit, match="differ"):
+        run.measure(case(lambda x: x[10:20].tanh()), "cpu", training=False, rounds=2)
+
+
+@pytest.mark.parametrize(("peaks", "hit"), [((500, 800), True), ((500, 799), False), ((300, 400), True)])
+def test_memory_is_compared_beyond_the_gradients(monkeypatch, peaks, hit):
+    left = iter(peaks)
+    monkeypatch.setattr(run, "peak_memory", lambda device, call: next(left))
+    case = make_case(by_hand, memory_target={"by hand": 4.0})  # its gradient takes 400 bytes
+    row = run.measure(case, "cpu", training=True, rounds=2)["by hand"]
+    assert (row["our_extra_bytes"], row["extra_bytes"]) == tuple(max(0, peak - 400) for peak in peaks)
+    assert row["memory_hit"] is hit
+
+
 @pytest.mark.parametrize("op", run.OPS)
 def test_committed_results_render(op):
     reports = [json.loads(path.read_text()) for path in run.RESULTS.glob(f"*-{op}.json")]

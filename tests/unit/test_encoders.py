@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -12,7 +13,9 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from neuroattn.encoding import (
     BrainEncoder,
+    ConvolutionEncoder,
     FactorizedEncoder,
+    GaussianEncoder,
     PooledRidgeEncoder,
     ProbeEncoder,
     RidgeEncoder,
@@ -23,7 +26,7 @@ from neuroattn.encoding.network_encoders import _holdout, query_masks
 from neuroattn.encoding.networks import AttentionNetwork
 from neuroattn.results import label_rois
 
-NETWORKS = [BrainEncoder, FactorizedEncoder, ProbeEncoder]
+NETWORKS = [BrainEncoder, ConvolutionEncoder, FactorizedEncoder, GaussianEncoder, ProbeEncoder]
 ALL = [RidgeEncoder, PooledRidgeEncoder, *NETWORKS]
 
 
@@ -166,10 +169,11 @@ def test_factorized_finds_where_the_signal_is():
     assert [int(m.argmax()) for m in maps.values.reshape(2, -1)] == [1 * 7 + 2, 3 * 7 + 5]
 
 
-def test_early_stopping_keeps_the_best_weights():
+@pytest.mark.parametrize("cls", [BrainEncoder, ConvolutionEncoder])
+def test_early_stopping_keeps_the_best_weights(cls):
     X, _, rois = make_data()
     y = np.random.default_rng(1).normal(size=(60, 6)).astype(np.float32)
-    encoder = BrainEncoder(rois, epochs=40, patience=3).fit(X, y)
+    encoder = cls(rois, epochs=40, patience=3).fit(X, y)
     losses = [row["valid_loss"] for row in encoder.history_]
     assert len(losses) < 40
     rows = _holdout(60, 0.1, 0, None)[1]
@@ -236,3 +240,18 @@ def test_unknown_device_is_one_line():
     X, y, rois = make_data()
     with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
         BrainEncoder(rois, device="abacus", epochs=1).fit(X, y)
+
+
+def test_predictions_are_held_once():
+    """Predictions of all units for many stimuli may take most of the memory there is."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4, 1, 1)).astype("f4")
+    encoder = ProbeEncoder(epochs=1, width=8, queries=2).fit(X[:20], rng.normal(size=(20, 5000)))
+    tracemalloc.start()
+    try:
+        predicted = encoder.predict(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * predicted.nbytes
+    np.testing.assert_allclose(predicted[150:], encoder.predict(X[150:]), atol=1e-5)
