@@ -104,7 +104,7 @@ def test_reset_forgets(classifier, recording):
 
 def test_a_zero_phase_filter_is_refused():
     with pytest.raises(
-        ValueError, match=r"classifier must have been fitted with causal=True.*set_params\(causal=True\)"
+        ValueError, match=r"classifier must have been fitted with causal=True.*refit=\"causal\""
     ):
         StreamingDecoder(train(causal=False, n_epochs=1))
 
@@ -206,3 +206,15 @@ def test_a_real_recording_is_decoded_by_a_saved_model(shared, tmp_path):
     rests = (np.diff(replay.decisions.rest.astype(int), prepend=0) == 1).sum()
     assert rests >= 3
     assert replay.false_positives_per_minute == pytest.approx(rests / (replay.decisions.rest.sum() / 600))
+
+
+def test_refit_trains_a_copy_behind_the_causal_filter(recording):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(12, 3, N_TIMES)) * 10, np.array(["left", "right"] * 6)
+    given = train(causal=False)
+    with pytest.raises(ValueError, match="X and y must be the trials of the training"):
+        StreamingDecoder(given, refit="causal")
+    decoder = StreamingDecoder(given, refit="causal", X=X, y=y)
+    assert (given.causal, decoder.classifier.causal) == (False, True)
+    now, wanted = (d.push(recording[:, :150])[0].probabilities for d in (decoder, StreamingDecoder(train())))
+    assert_allclose(now, wanted, atol=1e-12)
