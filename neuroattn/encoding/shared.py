@@ -312,13 +312,14 @@ class SharedBrainEncoder(Encoder):
             i, _, name = key.partition(".")
             states[int(i)][name] = value
         shared = {name: value for name, value in states[0].items() if _is_shared(name)}
-        self.encoders_: dict[str, BrainEncoder] = {}
+        encoders = {}
         for state, described in zip(states, config["subjects"], strict=True):
             encoder = self._encoder(None)
             encoder._restore(shared | state, described)
-            self.encoders_[described["subject"]] = encoder
-        self.rois = {subject: encoder.rois for subject, encoder in self.encoders_.items()}
-        _tie(list(self.encoders_.values()))
+            encoders[described["subject"]] = encoder
+        _tie(list(encoders.values()))
+        self.encoders_ = encoders
+        self.rois = {subject: encoder.rois for subject, encoder in encoders.items()}
 
 
 class SharedNetwork(nn.Module):
@@ -535,7 +536,8 @@ def _start_at_known(encoder: BrainEncoder, network: AttentionNetwork, known: Seq
     """Set queries and layer mixtures to the mean of those of the same region and hemisphere in other subjects."""
     others = [_network_of(other) for other in known]
     label = ["roi", "hemisphere"]
-    places = pd.concat([other.queries_ for other in known], ignore_index=True).groupby(label).indices
+    labels = pd.concat([other.queries_ for other in known], ignore_index=True)
+    places = {here: torch.from_numpy(rows) for here, rows in labels.groupby(label).indices.items()}
     starts = [(network.queries, torch.cat([other.queries for other in others]))]
     if network.mix is not None:
         logits = torch.cat([other.mix.logits for other in others if other.mix is not None])
