@@ -5,6 +5,7 @@ if __name__ != "neuroattn.datasets":
 
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
 from neuroattn.datasets.arrays import inspect_arrays, load_arrays, read_images
+from neuroattn.datasets.eeg import Trials, load_eeg
 from neuroattn.datasets.export import export_map
 from neuroattn.datasets.folders import list_subjects
 from neuroattn.datasets.nsd import inspect_nsd, load_nsd
@@ -33,6 +34,7 @@ __all__ = [
     "Recording",
     "Responses",
     "Rows",
+    "Trials",
     "add_regions",
     "content_ids",
     "export_map",
@@ -43,6 +45,7 @@ __all__ = [
     "list_subjects",
     "load_algonauts",
     "load_arrays",
+    "load_eeg",
     "load_nsd",
     "make_nsd_like",
     "read_images",
