@@ -141,10 +141,13 @@ def test_tables_of_models_and_readouts_are_complete():
     assert {published for _, published in readouts} == set(PUBLISHED_READOUTS)
 
 
-def test_python_of_the_quick_start_runs(capsys):
-    (code,) = blocks(ROOT / "docs" / "quickstart.md", "python")
-    exec(compile(code, "quickstart.md", "exec"), {"__name__": "quickstart"})
-    assert "'query': 2" in capsys.readouterr().out
+@pytest.mark.parametrize(
+    ("page", "printed"), [("quickstart.md", "'query': 2"), ("explanation/encoders.md", "(60, 4)")]
+)
+def test_python_of_a_page_runs(page, printed, capsys):
+    (code,) = blocks(ROOT / "docs" / page, "python")
+    exec(compile(code, page, "exec"), {"__name__": "page"})
+    assert printed in capsys.readouterr().out
 
 
 def test_python_of_the_readme_uses_what_exists():
