@@ -55,6 +55,7 @@ def load_nsd(
     betas: str = "betas_fithrf_GLMdenoise_RR",
     split: str = "algonauts",
     atlases: Sequence[str] = tuple(ROI_CLASSES),
+    read_betas: bool = True,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recording:
@@ -87,6 +88,9 @@ def load_nsd(
     atlases : sequence of str
         Label files to take regions from, of "prf-visualrois", "floc-bodies", "floc-faces", "floc-places",
         "floc-words", "streams" (the default), "nsdgeneral", "nsdgeneralRSC", "Kastner2015", "HCP_MMP1".
+    read_betas : bool, default True
+        False reads the design, labels and ceiling only, in seconds and without the cache: responses are NaN, and units
+        that the betas would rule out are still there. For the plan of a study, or for its images.
     cache : str or Path, optional
         Folder of the averages, 1.6 GB for a whole subject on fsaverage, and of the sessions while they are
         read, 4.7 GB; None takes the user's cache. Averages are found again by the sizes, times and samples of
@@ -155,7 +159,11 @@ def load_nsd(
     ceiling, said = _read_ceiling(layout, units, trials)
     notes = [*trials.notes, *describe_repeats(trials), *sessions.notes, *notes, *said]
 
-    averages = _average(layout, units, sessions, trials, cache, progress)
+    if read_betas:
+        averages = _average(layout, units, sessions, trials, cache, progress)
+    else:
+        nothing = np.broadcast_to(np.float32(np.nan), (len(ids), len(units.hemisphere)))
+        averages = _Averages(nothing, np.ones(nothing.shape[1], np.float32), mask=None)
     keep = np.flatnonzero(np.isfinite(averages.deviation))
     n_units = len(averages.deviation)
     if not len(keep):
@@ -165,7 +173,8 @@ def load_nsd(
             f"dropped {n_units - len(keep)} of {n_units} units with betas that are not numbers, or do not vary, "
             "in some session"
         )
-    _warn_of_scale(layout, float(np.median(averages.deviation[keep])))
+    if read_betas:
+        _warn_of_scale(layout, float(np.median(averages.deviation[keep])))
     truth = read_truth(layout.simulation)
     if truth is not None:
         truth = truth.sel(stimulus=ids) if truth.sizes["unit"] == len(keep) else None
