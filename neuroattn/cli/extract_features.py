@@ -125,10 +125,10 @@ def _open_images(images: str | None, data: Path | None, layout: str, subject: in
     from neuroattn import datasets
     from neuroattn._checks import check_option
 
-    if (images is None) == (data is None):
-        raise ValueError("either --images or --data must be given, got " + ("both" if images else "neither"))
-    if images is not None:
+    if images is not None and data is None:
         return datasets.read_images(images)
+    if data is None or images is not None:
+        raise ValueError("either --images or --data must be given, got " + ("both" if images else "neither"))
     if check_option("layout", layout, ("algonauts", "nsd")) == "nsd":
         recording = datasets.load_nsd(data, subject, split=split, read_betas=False)
     else:
