@@ -55,4 +55,4 @@ wheel: $(VENV)/installed-dev  ## build sdist and wheel into dist/
 	$(BIN)/python -m build
 
 clean:  ## remove what was built, the environment included
-	rm -rf $(VENV) build dist demo docs/_build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) build dist demo docs/_build docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache

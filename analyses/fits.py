@@ -241,7 +241,9 @@ def describe_fit(spec: FitSpec, data: Data, features: Any) -> dict[str, Any]:
     def origin(store: Any) -> dict[str, Any] | None:
         if not isinstance(store, FeatureStore):
             return None
-        return {name: store.attrs[name] for name in ("backbone", "fingerprint", "pool")}
+        return {name: store.attrs[name] for name in ("backbone", "fingerprint", "pool")} | {
+            "dtype": str(store.dtype)
+        }
 
     return {
         "model": spec.column.label,

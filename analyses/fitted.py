@@ -201,6 +201,7 @@ class FeatureSource:
                 self.images,
                 load_origin(origin, self.device),
                 self.cache,
+                dtype=origin["dtype"],
                 pool=origin["pool"],
                 progress=report,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +106,12 @@ class RecordingSource:
         from neuroattn.encoding import load_backbone
 
         return make_demo_recording(load_backbone("demo"), **self.options, progress=progress)
+
+    def plan(self) -> Recording:
+        """Load what the cost of a study depends on, without reading the betas of the raw layout."""
+        if self.layout == "nsd":
+            return replace(self, options={**self.options, "read_betas": False})()
+        return self()
 
     def inspect(self) -> list[FileCheck]:
         """Return what is found of the files that loading reads."""

@@ -202,7 +202,7 @@ class Trials:
         for key, wanted in (("subject", subject), ("session", session), ("run", run)):
             if wanted is None:
                 continue
-            values = [wanted] if isinstance(wanted, str | int) else list(wanted)
+            values = [wanted] if isinstance(wanted, str) or not isinstance(wanted, Iterable) else list(wanted)
             present = self.metadata[key].unique().tolist()
             for value in map(str, values):
                 if value not in present:
@@ -245,7 +245,7 @@ class Trials:
 
     @classmethod
     def from_epochs(cls, epochs: Any) -> Self:
-        """Take the EEG channels of :class:`mne.Epochs`, with event names as labels.
+        """Take the EEG channels of :class:`mne.Epochs` that are not marked as bad, with event names as labels.
 
         Parameters
         ----------
@@ -256,7 +256,7 @@ class Trials:
         -------
         Trials
         """
-        picked = epochs.copy().pick("eeg")
+        picked = epochs.copy().pick("eeg", exclude="bads")
         names = {code: name for name, code in picked.event_id.items()}
         metadata = picked.metadata if picked.metadata is not None else pd.DataFrame(index=range(len(picked)))
         return cls(
@@ -293,7 +293,7 @@ def load_eeg(
     tmin, tmax : float
         First sample and end of each trial, in seconds relative to the cue; the end is not included.
     channels : "eeg" or sequence of str, default "eeg"
-        "eeg" takes all EEG channels that are not marked as bad.
+        "eeg" takes all EEG channels that are neither marked as bad nor called EOG, ECG or EMG.
     band : (float or None, float or None), optional
         Pass band in hertz. The filter runs over the continuous recording, so trials have no edges.
     causal : bool, default False
@@ -303,8 +303,9 @@ def load_eeg(
         New sampling rate in hertz, after the filter.
     names : str, optional
         Regular expression with groups ``subject``, ``session`` and ``run`` that is searched in each file's name
-        without its suffix. By default names like ``sub-01_ses-2_run-03_eeg`` and ``S007R04`` are understood. What a
-        name does not tell becomes "1", and runs are counted in the order of the files.
+        without its suffix, such as ``"A(?P<subject>[0-9]+)(?P<session>[TE])"``. By default names like
+        ``sub-01_ses-2_run-03_eeg`` and ``S007R04`` are understood. What a name does not tell becomes "1", and runs are
+        counted in the order of the files.
 
     Returns
     -------
@@ -388,15 +389,15 @@ def load_eeg(
 
 
 def standard_names(ch_names: Sequence[str]) -> dict[str, str]:
-    """Return the spelling of the 10-05 system for each channel that belongs to it, such as "C3.." and "EEG Fp1".
+    """Return the spelling of the 10-05 system for each channel that belongs to it.
 
     Examples
     --------
-    >>> standard_names(["Fc5.", "EEG FP1", "EOG"])
-    {'Fc5.': 'FC5', 'EEG FP1': 'Fp1'}
+    >>> standard_names(["Fc5.", "EEG FP1-Ref", "EEG-C3", "EOG"])
+    {'Fc5.': 'FC5', 'EEG FP1-Ref': 'Fp1', 'EEG-C3': 'C3'}
     """
     known = {ch.lower(): ch for ch in _montage().ch_names}
-    bare = {ch: re.sub(r"^eeg\s+|[\s.]+$", "", ch.lower()) for ch in ch_names}
+    bare = {ch: re.sub(r"^eeg[\s-]+|(-ref)?[\s.]*$", "", ch.lower()) for ch in ch_names}
     return {ch: known[name] for ch, name in bare.items() if name in known}
 
 
@@ -476,6 +477,13 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     if not len(raw.annotations):
         raise ValueError(f"{path.name} must have annotations that mark the cues, got none")
     raw.rename_channels(standard_names(raw.ch_names), verbose="error")
+    # Some formats call everything EEG, and a decoder must not be handed the eyes by mistake.
+    kinds = (
+        {ch: re.match("eog|ecg|emg", ch.lower()) for ch in raw.copy().pick("eeg").ch_names}
+        if "eeg" in raw
+        else {}
+    )
+    raw.set_channel_types({ch: kind[0] for ch, kind in kinds.items() if kind}, verbose="error")
     bads: list[str] = []
     if isinstance(channels, str):
         check_option("channels", channels, ("eeg",))

@@ -55,6 +55,7 @@ def load_nsd(
     betas: str = "betas_fithrf_GLMdenoise_RR",
     split: str = "algonauts",
     atlases: Sequence[str] = tuple(ROI_CLASSES),
+    read_betas: bool = True,
     cache: str | Path | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Recording:
@@ -87,9 +88,13 @@ def load_nsd(
     atlases : sequence of str
         Label files to take regions from, of "prf-visualrois", "floc-bodies", "floc-faces", "floc-places",
         "floc-words", "streams" (the default), "nsdgeneral", "nsdgeneralRSC", "Kastner2015", "HCP_MMP1".
+    read_betas : bool, default True
+        False reads the design, labels and ceiling only, in seconds and without the cache: responses are NaN, and units
+        that the betas would rule out are still there. For the plan of a study, or for its images.
     cache : str or Path, optional
         Folder of the averages, 1.6 GB for a whole subject on fsaverage, and of the sessions while they are
-        read, 4.7 GB; None takes the user's cache. Averages are found again by the contents of the files.
+        read, 4.7 GB; None takes the user's cache. Averages are found again by the sizes, times and samples of
+        the files they came from.
     progress : callable, optional
         Called with the number of sessions read and of all sessions.
 
@@ -137,9 +142,10 @@ def load_nsd(
     for atlas in atlases:
         check_option("atlases", atlas, ATLASES)
     layout = Layout(Path(root), check_subject(subject), space, betas)
+    design = _read_design(layout)
     units = _find_units(layout)
-    sessions = _find_sessions(layout, units)
-    trials = _split(layout, sessions, split)
+    sessions = _find_sessions(layout, design, units)
+    trials = _split(layout, design, sessions, split)
     ids = np.asarray([f"nsd-{number:05d}" for number in trials.stimuli])
     simulation = read_simulation(layout.simulation, int(trials.stimuli.max()) + 1)
     if simulation is not None:
@@ -153,7 +159,11 @@ def load_nsd(
     ceiling, said = _read_ceiling(layout, units, trials)
     notes = [*trials.notes, *describe_repeats(trials), *sessions.notes, *notes, *said]
 
-    averages = _average(layout, units, sessions, trials, cache, progress)
+    if read_betas:
+        averages = _average(layout, units, sessions, trials, cache, progress)
+    else:
+        nothing = np.broadcast_to(np.float32(np.nan), (len(ids), len(units.hemisphere)))
+        averages = _Averages(nothing, np.ones(nothing.shape[1], np.float32), mask=None)
     keep = np.flatnonzero(np.isfinite(averages.deviation))
     n_units = len(averages.deviation)
     if not len(keep):
@@ -163,7 +173,8 @@ def load_nsd(
             f"dropped {n_units - len(keep)} of {n_units} units with betas that are not numbers, or do not vary, "
             "in some session"
         )
-    _warn_of_scale(layout, float(np.median(averages.deviation[keep])))
+    if read_betas:
+        _warn_of_scale(layout, float(np.median(averages.deviation[keep])))
     truth = read_truth(layout.simulation)
     if truth is not None:
         truth = truth.sel(stimulus=ids) if truth.sizes["unit"] == len(keep) else None
@@ -245,7 +256,7 @@ def inspect_nsd(
     for path in (path for session in _list_sessions(layout) for path in layout.session_files(session)):
         with contextlib.suppress(ValueError, FileNotFoundError):
             shape = _betas_shape(path)
-            n_sessions = _count_planned(layout, shape[-1])
+            n_sessions = _count_planned(layout, _read_design(layout), shape[-1])
             break
     files = [path for session in range(1, n_sessions + 1) for path in layout.session_files(session)]
     for path in files:
@@ -409,9 +420,9 @@ def _read_design(layout: Layout) -> _Design:
     return _Design(order, subjects[layout.subject - 1] - 1, shared.reshape(-1) - 1)
 
 
-def _split(layout: Layout, sessions: _Sessions, spec: str) -> TrialSplit:
+def _split(layout: Layout, design: _Design, sessions: _Sessions, spec: str) -> TrialSplit:
     """Partition the trials of the subject's sessions, missing ones included: the design says who saw what when."""
-    design, n_trials, n = _read_design(layout), sessions.n_trials, sessions.n_planned
+    n_trials, n = sessions.n_trials, sessions.n_planned
     n_images = len(ImagesHdf5(layout.stimuli, "imgBrick"))
     stimulus = design.ids[design.order[: n * n_trials]]
     for number in (stimulus.min(), stimulus.max()):
@@ -497,9 +508,9 @@ def _mask_files(folder: Path, h: str, suffix: str) -> list[Path]:
 # Betas
 
 
-def _count_planned(layout: Layout, n_trials: int) -> int:
+def _count_planned(layout: Layout, design: _Design, n_trials: int) -> int:
     """Return how many sessions the subject completed; small data sets in this layout order fewer trials."""
-    return min(N_SESSIONS[layout.subject - 1], len(_read_design(layout).order) // n_trials)
+    return min(N_SESSIONS[layout.subject - 1], len(design.order) // n_trials)
 
 
 def _list_sessions(layout: Layout) -> list[int]:
@@ -510,7 +521,7 @@ def _list_sessions(layout: Layout) -> list[int]:
     return sorted({int(name[1]) for name in names if name})
 
 
-def _find_sessions(layout: Layout, units: _Units) -> _Sessions:
+def _find_sessions(layout: Layout, design: _Design, units: _Units) -> _Sessions:
     """Return the files of each session, whose shapes fit each other and the units."""
     found = _list_sessions(layout)
     if not found:
@@ -528,7 +539,7 @@ def _find_sessions(layout: Layout, units: _Units) -> _Sessions:
             n_trials = n_trials or n
             if n != n_trials:
                 raise ValueError(f"{path} must have {n_trials} trials like the other sessions, got {n}")
-    n = _count_planned(layout, n_trials)
+    n = _count_planned(layout, design, n_trials)
     if found[-1] > n:
         raise ValueError(f"{layout.betas_folder} holds session {found[-1]}, but the subject has {n}")
     missing = [str(session) for session in range(1, n + 1) if session not in files]

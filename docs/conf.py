@@ -1,5 +1,8 @@
 """Sphinx settings. The build is offline, and every warning is an error."""
 
+import importlib
+import pkgutil
+
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
@@ -10,8 +13,8 @@ author = "The neuroattn developers"
 copyright = author
 version = release = neuroattn.__version__
 
-extensions = ["sphinx.ext.autodoc", "numpydoc", "myst_parser"]
-exclude_patterns = ["_build"]
+extensions = ["sphinx.ext.autodoc", "numpydoc", "myst_parser", "sphinx_gallery.gen_gallery"]
+exclude_patterns = ["_build", "tutorials"]
 myst_enable_extensions = ["colon_fence", "dollarmath"]
 myst_heading_anchors = 3
 
@@ -23,6 +26,16 @@ autodoc_default_options = {
 }
 numpydoc_show_class_members = False
 
+sphinx_gallery_conf = {
+    "examples_dirs": "tutorials",  # every plot_*.py in it is run
+    "gallery_dirs": "generated",
+    "within_subsection_order": "FileNameSortKey",
+    "capture_repr": (),  # what is printed is shown
+    "download_all_examples": False,
+    "show_signature": False,
+    "write_computation_times": False,
+}
+
 html_theme = "pydata_sphinx_theme"
 html_title = "neuroattn"
 html_theme_options = {
@@ -32,6 +45,9 @@ html_theme_options = {
     "secondary_sidebar_items": ["page-toc"],
     "show_version_warning_banner": False,
 }
+html_sidebars = {"quickstart": []}  # a page without a section
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_sourcelink = False
 
 
@@ -41,8 +57,11 @@ class Commands(Directive):
     def run(self):
         import typer.main
 
-        from neuroattn.cli import app, fit_encoder, make_data  # noqa: F401 (each registers its verb)
+        from neuroattn import cli
 
+        for module in pkgutil.iter_modules(cli.__path__):  # each registers its verb
+            importlib.import_module(f"{cli.__name__}.{module.name}")
+        app = cli.app
         return list(self.sections(typer.main.get_command(app), "neuroattn"))
 
     def sections(self, command, name):

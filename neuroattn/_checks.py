@@ -48,7 +48,7 @@ def check_shape(name: str, array: Shaped, *dims: int | str | None) -> tuple[int,
     Traceback (most recent call last):
     ValueError: x must have shape (2, time), got (3,)
     """
-    shape = tuple(int(n) for n in array.shape)
+    shape = tuple(array.shape)  # sizes stay symbolic while torch exports a model
     ok = len(shape) == len(dims) and all(
         not isinstance(want, int) or want == got for want, got in zip(dims, shape, strict=True)
     )

@@ -45,11 +45,12 @@ def case(device: str, n_chans: int, target: float) -> Case:
     x = torch.randn(BATCH, n_chans, TIMES)
     y = torch.randint(CLASSES, (BATCH,))
     return Case(
-        name=f"forward, backward, Adam; SE, {BATCH} trials of {n_chans} electrodes x {TIMES} samples, float32",
+        name=f"step of Adam, SE, {BATCH} trials of {n_chans} electrodes x {TIMES} samples, float32",
         ours=step(ours.to(device).train()),
         peers={PEER: step(theirs.to(device).train())},
         inputs=(x.to(device), y.to(device)),
         check=1e-4,
+        step=True,
         target={PEER: target},
     )
 

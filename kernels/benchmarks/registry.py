@@ -28,6 +28,8 @@ class Case:
         largest number in the peer's.
     backward : bool
         Whether to time forward and backward together as well.
+    step : bool
+        Whether the callables run backward themselves; their time is then that of forward and backward.
     bytes, flops : float
         Least traffic and work of one forward pass.
     target, training_target : dict of float
@@ -45,6 +47,7 @@ class Case:
     inputs: tuple[Tensor, ...] = ()
     check: float = 1e-5
     backward: bool = False
+    step: bool = False
     bytes: float = 0.0
     flops: float = 0.0
     target: dict[str, float] = field(default_factory=dict)

@@ -32,6 +32,7 @@ OPS = (
     "eeg_basenet",
     "eeg_batched",
     "eeg_streaming",
+    "encoder",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"
@@ -149,8 +150,9 @@ def measure(case: Case, device: str, training: bool, rounds: int) -> dict[str, A
             if training and name in case.memory_target and memory[name] is not None:
                 # Beyond the gradients of the inputs, which both must return.
                 kept = sum(x.numel() * x.element_size() for x in case.inputs if x.requires_grad)
-                saved = (memory[name] - kept) / max(memory["ours"] - kept, 1)
-                entry |= {"extra_memory_ratio": saved, "memory_hit": saved >= case.memory_target[name]}
+                extra = {way: max(0, memory[way] - kept) for way in ("ours", name)}
+                hit = extra["ours"] * case.memory_target[name] <= extra[name]
+                entry |= {"our_extra_bytes": extra["ours"], "extra_bytes": extra[name], "memory_hit": hit}
         table[name] = entry
     return table
 
@@ -187,7 +189,8 @@ def measure_op(device: str, op: str, rounds: int) -> dict[str, Any]:
     module = importlib.import_module(f"neuroattn.kernels.benchmarks.{op}")
     report: dict[str, Any] = {"op": op, "device": device, "machine": machine(device), "cases": []}
     for case in module.cases(device):
-        entry: dict[str, Any] = {"name": case.name, "forward": measure(case, device, False, rounds)}
+        mode = "training" if case.step else "forward"
+        entry: dict[str, Any] = {"name": case.name, mode: measure(case, device, False, rounds)}
         if case.backward:
             entry["training"] = measure(case, device, True, rounds)
         report["cases"].append(entry)
@@ -222,10 +225,11 @@ def table(reports: list[dict[str, Any]]) -> str:
     for report in reports:
         where = report["machine"]["gpu"] or report["machine"]["processor"]
         for case in report["cases"]:
-            for peer, row in case["forward"].items():
+            forward, training = case.get("forward", {}), case.get("training", {})
+            for peer in forward or training:
                 if peer != "ours":
-                    training = case.get("training", {}).get(peer)
-                    cells = [report["op"], case["name"], peer, cell(row), cell(training), where]
+                    ratios = [cell(forward.get(peer)), cell(training.get(peer))]
+                    cells = [report["op"], case["name"], peer, *ratios, where]
                     lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 

@@ -9,6 +9,7 @@ import typer
 
 from neuroattn.cli import app
 from neuroattn.cli._display import human_bytes, progress_bars
+from neuroattn.cli._options import layer_names
 
 if TYPE_CHECKING:
     from neuroattn.datasets import Images
@@ -25,6 +26,9 @@ def extract_features(
     ] = None,
     layout: Annotated[str, typer.Option("--layout", help="algonauts or nsd (with --data).")] = "algonauts",
     subject: Annotated[int, typer.Option("--subject", help="Subject number (with --data).")] = 1,
+    split: Annotated[
+        str, typer.Option("--split", help="Partition of the fit, which decides on the images (nsd).")
+    ] = "algonauts",
     backbone: Annotated[
         str,
         typer.Option("--backbone", help="demo, dinov2_vitb14, clip_vitl14, or any timm model."),
@@ -32,7 +36,7 @@ def extract_features(
     layers: Annotated[
         str | None,
         typer.Option(
-            "--layers", help="Comma-separated, all in one pass, e.g. block3,block11:q; or the last."
+            "--layers", help="Comma-separated, all in one pass, e.g. 3,11 or block3,block11:q; or the last."
         ),
     ] = None,
     facet: Annotated[
@@ -76,15 +80,19 @@ def extract_features(
     from neuroattn.encoding import features, load_backbone
     from neuroattn.encoding.network_encoders import resolve_device
 
-    found = _open_images(images, data, layout, subject)
+    found = _open_images(images, data, layout, subject, split)
     device = resolve_device(device)
     if layers is None:
         network = load_backbone(backbone, facet=facet, image_size=image_size, weights=weights, device=device)
         backbones = {network.layer: network}
     else:
-        names = [name.strip() for name in layers.split(",")]
         backbones = load_backbone(
-            backbone, layers=names, facet=facet, image_size=image_size, weights=weights, device=device
+            backbone,
+            layers=layer_names(layers),
+            facet=facet,
+            image_size=image_size,
+            weights=weights,
+            device=device,
         )
     cache = cache or default_cache()
     height, width = found.shape[1:3]
@@ -113,16 +121,18 @@ def extract_features(
         typer.echo(f"{name}: {store.path}")
 
 
-def _open_images(images: str | None, data: Path | None, layout: str, subject: int) -> Images:
+def _open_images(images: str | None, data: Path | None, layout: str, subject: int, split: str) -> Images:
     from neuroattn import datasets
     from neuroattn._checks import check_option
 
-    if (images is None) == (data is None):
-        raise ValueError("either --images or --data must be given, got " + ("both" if images else "neither"))
-    if images is not None:
+    if images is not None and data is None:
         return datasets.read_images(images)
-    load = getattr(datasets, f"load_{check_option('layout', layout, ('algonauts', 'nsd'))}")
-    recording = load(data, subject)
+    if data is None or images is not None:
+        raise ValueError("either --images or --data must be given, got " + ("both" if images else "neither"))
+    if check_option("layout", layout, ("algonauts", "nsd")) == "nsd":
+        recording = datasets.load_nsd(data, subject, split=split, read_betas=False)
+    else:
+        recording = datasets.load_algonauts(data, subject)
     if recording.images is None:
         raise ValueError(f"recording {recording.name!r} in {data} must have images, got features alone")
     found: Images = recording.images

@@ -278,7 +278,7 @@ def fit_encoder(
     with progress_bars() as progress:
         if dry_run:
             for source in sources.values():
-                recording = source(progress.update)
+                recording = source.plan()
                 progress.stop()
                 print_plan(recording, models, options, network, pool, cache, dtype, given, n_seeds, device)
             typer.echo("nothing was written")

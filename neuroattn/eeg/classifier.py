@@ -152,7 +152,7 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         Parameters
         ----------
         X : float array, shape (trial, channel, time), or mne.Epochs
-            Arrays in microvolt; the EEG channels of Epochs are converted from volts.
+            Arrays in microvolt; the EEG channels of Epochs that are not bad are converted from volts.
         y : array, shape (trial,), optional
             Labels; by default the names of the events of Epochs.
 
@@ -342,6 +342,7 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             )
         check_signals("X", signals, _names(signals, ch_names))
         self._check_recipe()
+        self.__dict__.pop("network_", None)  # an old network must not outlive a fit that fails
         self.sfreq_, self.ch_names_, self.n_times_ = float(sfreq), ch_names, signals.shape[2]
         self.n_chans_ = signals.shape[1]
         filtered = self._filter(signals)
@@ -495,7 +496,7 @@ def _read(X: Any) -> tuple[NDArray[Any], list[str] | None, float | None]:
     """Return signals in microvolt, and the channel names and sampling rate of Epochs."""
     if not hasattr(X, "event_id"):
         return check_trials(X), None, None
-    picked = X.copy().load_data().pick("eeg")
+    picked = X.copy().load_data().pick("eeg", exclude="bads")
     return 1e6 * picked.get_data(copy=False), list(picked.ch_names), float(picked.info["sfreq"])
 
 

@@ -99,7 +99,8 @@ def insert_attention(
     -----
     Copying, pickling and saving the state work as before. ``get_config`` and ``from_config`` of the model do not know
     the attention: rebuild the model, insert the attention, then load the state. Maps with two long axes are gated
-    by channel from all their samples.
+    by channel from all their samples. The gate of a trial is had from a hook:
+    ``module.attention.gate.register_forward_pre_hook(lambda gate, args: gates.append(gate.gate(*args)))``.
 
     References
     ----------
@@ -146,9 +147,9 @@ def insert_attention(
     gated = copy.deepcopy(model)
     if gate is None:
         return gated
-    gate = gate.to(call.returned).train(model.training)
     inner = gated.get_submodule(path)
-    parts = OrderedDict(attention=FeatureMapGate(gate), inner=inner)
+    attached = FeatureMapGate(gate).to(call.returned).train(model.training)
+    parts = OrderedDict(attention=attached, inner=inner)
     if not before:
         parts.move_to_end("attention")
     gated.set_submodule(path, nn.Sequential(parts))

@@ -11,9 +11,10 @@ import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike, NDArray
 from scipy.signal import sosfilt, sosfilt_zi
+from sklearn.base import clone
 from sklearn.utils.validation import check_is_fitted
 
-from neuroattn._checks import check_range, check_shape
+from neuroattn._checks import check_option, check_range, check_shape
 from neuroattn.datasets.eeg import band_filter, standard_names
 from neuroattn.eeg.classifier import MotorImageryClassifier
 
@@ -83,11 +84,21 @@ class StreamingDecoder:
         Fitted with ``causal=True``, or with ``band=None`` if the samples need no filter or come filtered.
     every : float, default 0.1
         Seconds between two decisions, at least one sample.
+    refit : {"causal"}, optional
+        Fit a copy of a classifier that was trained behind a zero-phase filter again, behind the causal one.
+    X, y : arrays, as for `MotorImageryClassifier.fit`, optional
+        Trials of the training; needed by, and only for, ``refit``.
+
+    Attributes
+    ----------
+    classifier : MotorImageryClassifier
+        The one that decides, fitted again or as given.
 
     Raises
     ------
     ValueError
-        If the classifier was trained behind a zero-phase filter, which would have to see the future.
+        If the classifier was trained behind a zero-phase filter, which would have to see the future, and there is no
+        ``refit``.
 
     Notes
     -----
@@ -106,12 +117,25 @@ class StreamingDecoder:
     (0, 3)
     """
 
-    def __init__(self, classifier: MotorImageryClassifier, *, every: float = 0.1) -> None:
+    def __init__(
+        self,
+        classifier: MotorImageryClassifier,
+        *,
+        every: float = 0.1,
+        refit: str | None = None,
+        X: Any = None,
+        y: ArrayLike | None = None,
+    ) -> None:
         check_is_fitted(classifier, "network_")
+        if refit is not None:
+            check_option("refit", refit, ("causal",))
+            if X is None or y is None:
+                raise ValueError("X and y must be the trials of the training to refit, got none")
+            classifier = clone(classifier).set_params(causal=True).fit(X, y)
         if classifier.band is not None and not classifier.causal:
             raise ValueError(
                 "classifier must have been fitted with causal=True, since a zero-phase filter needs later samples; "
-                "clone it, set_params(causal=True) and fit again"
+                'give refit="causal" with X and y of its training'
             )
         self.classifier = classifier
         self._step = round(every * classifier.sfreq_)
@@ -138,9 +162,17 @@ class StreamingDecoder:
         -------
         list of Decision
             Empty until a window is full, and between two decisions.
+
+        Raises
+        ------
+        ValueError
+            If a sample is not finite. It is not taken: the decoder goes on as if the chunk had not been there.
         """
         chunk = np.asarray(samples, dtype=np.float64)
         check_shape("samples", chunk, self._window.shape[0], "time")
+        if not np.isfinite(chunk).all():  # which the filter would never forget
+            channel = int(np.flatnonzero(~np.isfinite(chunk).all(axis=1))[0])
+            raise ValueError(f"samples must be finite, got NaN or infinity in channel {channel}")
         decisions = []
         while chunk.shape[1]:
             # Up to the next decision: when the first window is full, and then every step.

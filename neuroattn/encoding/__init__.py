@@ -25,6 +25,7 @@ from neuroattn.encoding.network_encoders import (
 )
 from neuroattn.encoding.networks import EncoderOutput, LayerMix
 from neuroattn.encoding.reference import load_reference
+from neuroattn.encoding.shared import SharedBrainEncoder
 
 __all__ = [
     "Backbone",
@@ -44,6 +45,7 @@ __all__ = [
     "Preprocessing",
     "ProbeEncoder",
     "RidgeEncoder",
+    "SharedBrainEncoder",
     "collate",
     "extract_features",
     "load_backbone",

@@ -103,39 +103,19 @@ class NetworkEncoder(Encoder):
         self
         """
         features = self._features(X)
-        n, n_channels, height, width = self._check_tokens(features)
-        n_units = check_shape("y", y, n, "unit")[1]
-        layers = list(features) if isinstance(features, Mapping) else None
-        network = self.build_network(n_channels, (height, width), n_units, layers)
-        train, valid = _holdout(n, self.validation_fraction, self.seed, groups)
-        self.target_mean_, self.target_scale_ = _target_statistics(y, train)
-        mean, scale = token_statistics(features, train)
-        network.input_mean.copy_(torch.from_numpy(mean))
-        network.input_scale.copy_(torch.from_numpy(scale).clamp_min(1e-6))
-        train_set, valid_set = (
-            FeatureDataset(features, rows, y, target_mean=self.target_mean_, target_scale=self.target_scale_)
-            for rows in (train, valid)
-        )
-        self.history_ = train_network(
+        network = self._start(features, y)
+        train, valid = _holdout(feature_shape(features)[0], self.validation_fraction, self.seed, groups)
+        _standardise(network, *token_statistics(features, train))
+        train_set, valid_set = self._datasets(features, y, train, valid)
+        history = train_network(
             network,
             train_set,
             valid_set,
             sampler=ChunkShuffleSampler(train_set, seed=self.seed),
-            collate=collate,
-            epochs=self.epochs,
             batch_size=self.batch_size,
-            lr=self.lr,
-            weight_decay=self.weight_decay,
-            patience=self.patience,
-            clip=self.clip,
-            seed=self.seed,
-            device=resolve_device(self.device),
-            checkpoint=checkpoint,
-            progress=progress,
+            **self._training(checkpoint, progress),
         )
-        self.network_ = network.cpu().eval()
-        predicted = self._run(features, valid, lambda network, batch: network(batch))
-        self.validation_correlation_ = pearson_r(y[valid], predicted)
+        self._finish(network, history, features, y, valid)
         return self
 
     def build_network(
@@ -188,6 +168,51 @@ class NetworkEncoder(Encoder):
         standard += self.target_mean_
         return standard
 
+    def _start(self, features: Any, y: Any) -> EncoderNetwork:
+        """Check features and responses and return the untrained network."""
+        n, n_channels, height, width = self._check_tokens(features)
+        n_units = check_shape("y", y, n, "unit")[1]
+        layers = list(features) if isinstance(features, Mapping) else None
+        return self.build_network(n_channels, (height, width), n_units, layers)
+
+    def _datasets(
+        self, features: Any, y: Any, train: NDArray[np.intp], valid: NDArray[np.intp]
+    ) -> tuple[FeatureDataset, FeatureDataset]:
+        """Return the rows to train on and to watch, with responses standardised by the former."""
+        mean, scale = self.target_mean_, self.target_scale_ = _target_statistics(y, train)
+        return (
+            FeatureDataset(features, train, y, target_mean=mean, target_scale=scale),
+            FeatureDataset(features, valid, y, target_mean=mean, target_scale=scale),
+        )
+
+    def _training(self, checkpoint: Path | None, progress: Callable[[int], None] | None) -> dict[str, Any]:
+        """Return the options of :func:`train_network` that parameters decide."""
+        return {
+            "collate": collate,
+            "epochs": self.epochs,
+            "lr": self.lr,
+            "weight_decay": self.weight_decay,
+            "patience": self.patience,
+            "clip": self.clip,
+            "seed": self.seed,
+            "device": resolve_device(self.device),
+            "checkpoint": checkpoint,
+            "progress": progress,
+        }
+
+    def _finish(
+        self,
+        network: EncoderNetwork,
+        history: list[dict[str, Any]],
+        features: Any,
+        y: Any,
+        valid: NDArray[np.intp],
+    ) -> None:
+        """Keep the trained network and what it makes of the rows that were watched."""
+        self.network_, self.history_ = network.cpu().eval(), history
+        predicted = self._run(features, valid, lambda network, batch: network(batch))
+        self.validation_correlation_ = pearson_r(y[valid], predicted)
+
     def _run(
         self,
         features: Any,
@@ -234,9 +259,12 @@ class NetworkEncoder(Encoder):
         return shape[0], shape[-3], shape[-2], shape[-1]
 
     def _fitted_features(self, X: Any) -> Any:
-        """Return features that fit the network, layers in its order."""
+        """Return the features of X, which must fit the network."""
         check_is_fitted(self)
-        features = self._features(X)
+        return self._matching(self._features(X))
+
+    def _matching(self, features: Any) -> Any:
+        """Return features whose channels and layers are those of the network, layers in its order."""
         n_channels = self._check_tokens(features)[1]
         if n_channels != self.n_channels_:
             raise ValueError(f"X must have {self.n_channels_} channels as in fit, got {n_channels}")
@@ -860,6 +888,12 @@ def _holdout(
     n_valid = min(max(1, round(fraction * n_groups)), n_groups - 1)
     watched = np.isin(group, np.random.default_rng(seed).permutation(n_groups)[:n_valid])
     return np.flatnonzero(~watched), np.flatnonzero(watched)
+
+
+def _standardise(network: EncoderNetwork, mean: NDArray[np.float64], scale: NDArray[np.float64]) -> None:
+    """Let a network standardise its channels."""
+    network.input_mean.copy_(torch.from_numpy(mean))
+    network.input_scale.copy_(torch.from_numpy(scale).clamp_min(1e-6))
 
 
 def _target_statistics(y: Any, rows: NDArray[np.intp]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -300,6 +300,9 @@ class AttentionNetwork(EncoderNetwork):
        arXiv:2505.17329.
     """
 
+    OWN: ClassVar[tuple[str, ...]] = ("queries", "mix", "readout", "routing")
+    """Parts that a subject does not share with another that reads through the same decoder."""
+
     def __init__(
         self,
         n_channels: int,
@@ -339,6 +342,20 @@ class AttentionNetwork(EncoderNetwork):
         self.learned_position = LearnedPosition2d(width) if position == "learned" else None
         if position == "sine" and width % 4:
             raise ValueError(f"width must be a multiple of 4 for sine positions, got {width}")
+
+    def share_decoder(self, other: AttentionNetwork) -> None:
+        """Read through the decoder of another network, which from now on is one decoder held by both.
+
+        Parameters
+        ----------
+        other : AttentionNetwork
+            Of the same channels and options. Projection, layers, norms, learned positions and standardisation of
+            features become those of ``other``; what :attr:`OWN` names stays.
+        """
+        for name, part in other.named_children():
+            if name not in self.OWN:
+                setattr(self, name, part)
+        self.input_mean, self.input_scale = other.input_mean, other.input_scale
 
     def read(self, features: Tensor, map: str) -> tuple[Tensor, Tensor | None]:
         """Return query tokens (batch, query, width) and the last layer's map."""

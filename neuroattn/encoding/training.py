@@ -41,7 +41,7 @@ class Schedule(Callback):  # type: ignore[misc]
         """Set the learning rate of the step."""
         if not training:
             return
-        batches = math.ceil(len(net.iterator_train__sampler) / net.batch_size)
+        batches = math.ceil(len(net.iterator_train__sampler) / (net.batch_size or 1))
         done = (self.epoch * batches + self.batch + 1) / (self.epochs * batches)
         factor = done / self.warmup if done < self.warmup else (1 + math.cos(math.pi * done)) / 2
         for group in net.optimizer_.param_groups:
@@ -131,23 +131,25 @@ def train_network(
     train: Dataset[Any],
     valid: Dataset[Any],
     *,
-    sampler: Sampler[int],
+    sampler: Sampler[Any],
     collate: Callable[[Any], Any],
     epochs: int,
-    batch_size: int,
+    batch_size: int | None,
     lr: float,
     weight_decay: float,
     patience: int,
     clip: float,
     seed: int,
     device: str,
+    valid_sampler: Sampler[Any] | None = None,
+    criterion: type[nn.Module] = nn.MSELoss,
     checkpoint: Path | None = None,
     checkpoint_every: float = 20.0,
     progress: Callable[[int], None] | None = None,
 ) -> list[dict[str, Any]]:
     """Train a network in place and leave it with its best weights.
 
-    Mean squared error, plus ``network.penalty()`` in training where the network has one; AdamW, gradient clipping,
+    The criterion, plus ``network.penalty()`` in training where the network has one; AdamW, gradient clipping,
     linear warm-up and cosine decay; training stops ``patience`` epochs after the last improvement of the validation
     loss. The global random state is left as it was.
 
@@ -160,10 +162,16 @@ def train_network(
     sampler : Sampler
         Order of the training rows, a pure function of ``set_epoch``.
     collate : callable
-    epochs, batch_size, patience : int
+    epochs, patience : int
+    batch_size : int or None
+        None: the samplers yield the indices of whole batches.
     lr, weight_decay, clip : float
     seed : int
     device : str
+    valid_sampler : Sampler, optional
+        Order of the watched rows; default as they come.
+    criterion : type of Module, default MSELoss
+        Loss of a batch, from what the network returns and the second part of the batch.
     checkpoint : Path, optional
         Folder of the state between epochs; if it exists, training continues from it and ends with the weights of
         an uninterrupted run.
@@ -189,7 +197,7 @@ def train_network(
         callbacks.append(("checkpoint", Checkpoint(checkpoint, stopping, epochs, checkpoint_every)))
     net = _Net(
         network,
-        criterion=nn.MSELoss,
+        criterion=criterion,
         optimizer=torch.optim.AdamW,
         optimizer__weight_decay=weight_decay,
         optimizer__fused=True,
@@ -199,6 +207,7 @@ def train_network(
         iterator_train=DataLoader,
         iterator_train__sampler=sampler,
         iterator_train__collate_fn=collate,
+        iterator_valid__sampler=valid_sampler,
         iterator_valid__collate_fn=collate,
         train_split=predefined_split(valid),
         callbacks=callbacks,

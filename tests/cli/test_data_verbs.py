@@ -40,6 +40,7 @@ def quick(monkeypatch):
         )
 
     monkeypatch.setattr("neuroattn.analyses.demo.make_demo_recording", make)
+    monkeypatch.setattr("neuroattn.encoding.load_backbone", lambda name: None)
 
 
 SIZES = "--n-train 20 --n-test 8 --cache cache"

@@ -2,25 +2,35 @@
 
 import ast
 import importlib
+import pkgutil
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer
 import typer.main
+import xarray as xr
+from PIL import Image
 
 import neuroattn
-from neuroattn.cli import app
+from neuroattn import cli
+from neuroattn.analyses.fits import MODELS
+from neuroattn.analyses.sources import READOUTS
+from neuroattn.cli import app, main
+from neuroattn.datasets import make_nsd_like
+from neuroattn.encoding.reference import READOUTS as PUBLISHED_READOUTS
 
-# Registering the verbs is what the command does first.
-from neuroattn.cli import attention_maps, doctor, eval_encoder, extract_features, fit_encoder, make_data  # noqa: F401  # isort: skip
+for verb in pkgutil.iter_modules(cli.__path__):  # each registers its verb, as the command does first
+    importlib.import_module(f"neuroattn.cli.{verb.name}")
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"_build", "generated"}
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+TUTORIALS = sorted((ROOT / "docs" / "tutorials").glob("*.py"))
 PAGES += sorted(path for path in (ROOT / "docs").rglob("*.md") if not BUILT & set(path.parts))
 FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.DOTALL | re.MULTILINE)
 
@@ -88,6 +98,8 @@ def test_links_lead_somewhere(page):
             continue
         name, _, anchor = target.partition("#")
         linked = (page.parent / name) if name else page
+        if linked.parent.name == "generated":  # from a script
+            linked = ROOT / "docs" / "tutorials" / linked.with_suffix(".py").name
         assert linked.is_file(), target
         assert not anchor or anchor in anchors(linked), target
 
@@ -120,10 +132,22 @@ def test_every_public_name_is_in_the_reference():
             assert getattr(module, public).__doc__, public
 
 
-def test_python_of_the_quick_start_runs(capsys):
-    (code,) = blocks(ROOT / "docs" / "quickstart.md", "python")
-    exec(compile(code, "quickstart.md", "exec"), {"__name__": "quickstart"})
-    assert "'query': 2" in capsys.readouterr().out
+def test_tables_of_models_and_readouts_are_complete():
+    text = (ROOT / "docs" / "explanation" / "encoders.md").read_text(encoding="utf-8")
+    models = dict(re.findall(r"^\| `([\w-]+)`, `(\w+)` \|", text, re.MULTILINE))
+    assert models == {name: model.__name__ for name, model in MODELS.items()}
+    readouts = re.findall(r"^\| `(\w+)` \| `(\w+)` \|", text, re.MULTILINE)
+    assert [ours for ours, _ in readouts] == list(READOUTS)
+    assert {published for _, published in readouts} == set(PUBLISHED_READOUTS)
+
+
+@pytest.mark.parametrize(
+    ("page", "printed"), [("quickstart.md", "'query': 2"), ("explanation/encoders.md", "(60, 4)")]
+)
+def test_python_of_a_page_runs(page, printed, capsys):
+    (code,) = blocks(ROOT / "docs" / page, "python")
+    exec(compile(code, page, "exec"), {"__name__": "page"})
+    assert printed in capsys.readouterr().out
 
 
 def test_python_of_the_readme_uses_what_exists():
@@ -132,6 +156,21 @@ def test_python_of_the_readme_uses_what_exists():
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert {alias.name for alias in node.names} <= set(module.__all__)
+
+
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda script: script.stem)
+def test_tutorials_use_public_names(script):
+    """The build of the documentation runs them."""
+    assert script.stem.startswith("plot_"), "the gallery would not run it"
+    text = script.read_text(encoding="utf-8")
+    imported = [node for node in ast.walk(ast.parse(text)) if isinstance(node, ast.ImportFrom)]
+    assert any(node.module.startswith("neuroattn.") for node in imported)
+    for node in imported:
+        if node.module.startswith("neuroattn"):
+            module = importlib.import_module(node.module)
+            assert {alias.name for alias in node.names} <= set(module.__all__), node.module
+    for name in re.findall(r"`~?(neuroattn(?:\.\w+)+)`", text):
+        assert pkgutil.resolve_name(name) is not None
 
 
 def test_names_in_prose_exist():
@@ -162,3 +201,71 @@ def test_table_of_the_readme_is_that_of_the_measurements():
     command = [sys.executable, str(ROOT / "kernels" / "benchmarks" / "run.py"), "--table"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+# The page on NSD runs on a simulated subject and a small network: options given last win.
+NSD_PAGE = ROOT / "docs" / "how-to" / "nsd.md"
+NETWORK = "--backbone test_vit --weights random --image-size 32 --device cpu"
+SMALLER = {
+    "make-data": "--n-train 40 --n-test 20 --sessions 6",
+    "doctor": "",
+    "extract-features": f"{NETWORK} --layers block1,block3",
+    "fit-encoder": f"{NETWORK} --layers 1,3 --epochs 2 --seeds 1 --shuffles 19 --workers 0",
+    "eval-encoder": "--device cpu --shuffles 19",
+    "attention-maps": "--device cpu --model attention@block3",
+}
+
+
+def tokens(images):
+    return images[:, ::32, ::32].transpose(0, 3, 1, 2).astype("f4")
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch, capsys):
+    """Run a command in an empty folder and return what it says."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(words):
+        monkeypatch.setattr("sys.argv", words)
+        with pytest.raises(SystemExit) as stopped:
+            main()
+        said = capsys.readouterr()
+        assert not stopped.value.code, (words, said.err)
+        return said.out
+
+    return run
+
+
+def test_commands_of_the_page_on_nsd_run_one_after_the_other(run, monkeypatch, tmp_path):
+    def make(network, cache, *, n_train, n_test, seed, progress):
+        rois = ["V1v", "EBA", "FFA-1"]
+        return make_nsd_like(n_train, n_test, seed=seed, features=tokens, rois=rois, vertices_per_roi=4)
+
+    (tmp_path / "photos").mkdir()
+    for i, pixels in enumerate(np.random.default_rng(0).integers(0, 256, (3, 40, 40, 3), np.uint8)):
+        Image.fromarray(pixels).save(tmp_path / "photos" / f"{i}.png")
+
+    commands = [shlex.split(line) for line in shell_lines(NSD_PAGE) if line.startswith("neuroattn ")]
+    assert {words[1] for words in commands} == set(SMALLER)
+    said, stores = {}, {}
+    for words in commands:
+        verb = words[1]
+        with monkeypatch.context() as patch:
+            if verb == "make-data":  # planted on pixels, as the demo network takes long
+                patch.setattr("neuroattn.analyses.demo.make_demo_recording", make)
+                patch.setattr("neuroattn.encoding.load_backbone", lambda name: None)
+            said[verb, "--dry-run" in words] = run([*words, *SMALLER[verb].split()])
+        stores[verb] = set(tmp_path.glob("features/*/*.json"))
+
+    assert "nsd: subject 1, fsaverage" in said["doctor", False]
+    assert "nothing was written" in said["fit-encoder", True]
+    assert stores["extract-features"]
+    assert stores["fit-encoder"] == stores["extract-features"]  # the fit found the features
+    scores = xr.load_dataset("subj01/scores.nc", engine="h5netcdf")
+    assert {"attention@block3", "attention@ensemble", "ridge@block1"} <= set(scores.model.values)
+    assert Path("subj01/report.html").is_file()
+    assert list(Path("subj01/maps").glob("*.gii"))
+    assert xr.load_dataset("unseen/scores.nc", engine="h5netcdf").attrs["n_fitted"] > 0
+    maps = xr.open_zarr("maps/attention.zarr", consolidated=False, chunks=None).attention
+    assert set(maps.roi.values) == {"FFA-1", "EBA"}
+    assert maps.sizes["stimulus"] == 3

@@ -47,6 +47,12 @@ def test_ratios_targets_and_table():
     assert "(target 1e+09)" in line
 
 
+def test_a_whole_step_is_reported_as_forward_and_backward():
+    rows = {"ours": {"median_s": 1.0}, "by hand": {"ratio": 2.5}}
+    report = {"op": "tanh", "machine": {"gpu": "none"}, "cases": [{"name": "a step", "training": rows}]}
+    assert run.table([report]).splitlines()[2] == "| tanh | a step | by hand |  | 2.50x | none |"
+
+
 def test_a_peer_may_do_a_share_of_the_work():
     x = torch.linspace(-1, 1, 100)
 
@@ -69,13 +75,14 @@ def test_a_peer_may_do_a_share_of_the_work():
         run.measure(case(lambda x: x[10:20].tanh()), "cpu", training=False, rounds=2)
 
 
-def test_memory_is_compared_beyond_the_gradients(monkeypatch):
-    monkeypatch.setattr(run, "peak_memory", lambda device, call: next(peaks))
-    peaks = iter([500, 1200])  # 400 bytes are the gradient
-    case = make_case(by_hand, memory_target={"by hand": 4.0})
+@pytest.mark.parametrize(("peaks", "hit"), [((500, 800), True), ((500, 799), False), ((300, 400), True)])
+def test_memory_is_compared_beyond_the_gradients(monkeypatch, peaks, hit):
+    left = iter(peaks)
+    monkeypatch.setattr(run, "peak_memory", lambda device, call: next(left))
+    case = make_case(by_hand, memory_target={"by hand": 4.0})  # its gradient takes 400 bytes
     row = run.measure(case, "cpu", training=True, rounds=2)["by hand"]
-    assert row["extra_memory_ratio"] == 8
-    assert row["memory_hit"] is True
+    assert (row["our_extra_bytes"], row["extra_bytes"]) == tuple(max(0, peak - 400) for peak in peaks)
+    assert row["memory_hit"] is hit
 
 
 @pytest.mark.parametrize("op", run.OPS)

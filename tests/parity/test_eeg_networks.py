@@ -149,6 +149,29 @@ def test_braindecode_names_load_as_well(data):
     np.testing.assert_allclose(logits, z["bd_logits_eval_f64"], atol=1e-8)
 
 
+@pytest.mark.parametrize("mode", [None, "se", "eca", "cbam"])
+@pytest.mark.parametrize(
+    ("n_chans", "n_times", "reduction_rate", "kernel_size"),
+    [(3, 1000, 1, 11), (3, 350, 1, 7), (44, 1000, 8, 15)],
+    ids=["bcic2b", "bcic3", "hgd"],
+)
+def test_networks_of_the_other_data_sets(mode, n_chans, n_times, reduction_rate, kernel_size):
+    """Against braindecode itself, whose difference from the published networks is exactly zero."""
+    from braindecode.models import AttentionBaseNet
+
+    torch.manual_seed(0)
+    config = {"n_chans": n_chans, "n_times": n_times, "n_outputs": 2, "attention_mode": mode}
+    config |= {"reduction_rate": reduction_rate, "kernel_size": kernel_size}
+    theirs = AttentionBaseNet(**config).double().eval()
+    with torch.no_grad():
+        for name, buffer in theirs.named_buffers():
+            if "running" in name:
+                buffer.uniform_(0.5, 1.5)
+        x = torch.randn(2, n_chans, n_times, dtype=torch.float64)
+        ours = load_reference(theirs.state_dict(), config)
+        np.testing.assert_allclose(ours(x), theirs(x), atol=1e-8)
+
+
 def test_what_does_not_fit_is_refused():
     z = np.load(FOLDER / "basenet_bcic2a_se.npz")
     weights, config = tensors(z, "sd/"), config_of(z)

@@ -26,9 +26,13 @@ SEEDS = st.integers(0, 999)
 few = settings(max_examples=15, deadline=None)
 
 
-def build(name, seed=0, dtype=torch.float64, **options):
-    """Return a gate for eight channels whose parameters are all away from where they start."""
+def build(name, seed=1, dtype=torch.float64, **options):
+    """Return a gate for eight channels whose parameters are all away from where they start.
+
+    From some seeds both hidden units of a perceptron are silent, and its gate is one half; not from 1.
+    """
     generator = torch.Generator().manual_seed(seed)
+    torch.manual_seed(seed)
     gate = make_gate(name, N_CHANNELS, 40, **options)
     with torch.no_grad():
         for parameter in gate.parameters():
@@ -80,6 +84,7 @@ def test_finite_outputs_and_gradients(name, training):
 @pytest.mark.parametrize("squeeze", SQUEEZES)
 @pytest.mark.parametrize("gate", [SqueezeExcite, EfficientChannelGate, StyleRecalibration])
 def test_every_squeeze_meets_every_excitation(gate, squeeze):
+    torch.manual_seed(0)
     built = gate(N_CHANNELS, squeeze=("avg", squeeze)).double().eval()
     assert built.gate(signal()).shape == (3, N_CHANNELS)
     assert not torch.equal(built.gate(signal(1)), built.gate(signal(2)))

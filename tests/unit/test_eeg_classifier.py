@@ -306,6 +306,15 @@ def test_faults_are_named_before_training(changes, X, y, message):
         make_classifier(**changes).fit(data if X is None else X, labels if y is None else y)
 
 
+def test_a_fit_that_fails_leaves_no_old_network():
+    X, y = make_data(n=6)
+    classifier = make_classifier(n_epochs=1).fit(X, y)
+    with pytest.raises(ValueError, match="n_times must be at least"):
+        classifier.fit(X[:, :, :20], y)
+    with pytest.raises(NotFittedError):
+        classifier.predict(X)
+
+
 def test_labels_are_needed_with_arrays(fitted):
     X, _ = make_data(n=6)
     with pytest.raises(ValueError, match="y must be given for arrays"):

@@ -6,8 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.testing import assert_allclose, assert_array_equal
+from sklearn import config_context
 from sklearn.base import clone
 from sklearn.model_selection import LeaveOneGroupOut, cross_val_score
+from sklearn.pipeline import make_pipeline
 
 from neuroattn.datasets import Trials, load_eeg
 from neuroattn.datasets.eeg import band_filter, filter_signals
@@ -68,6 +70,17 @@ def covariance_between(x, y):
     return np.einsum("nct,ndt->cd", x, y) / (x.shape[0] * x.shape[2])
 
 
+def test_alignment_gets_its_groups_through_a_pipeline():
+    X, y, groups = RNG.normal(size=(8, 2, 100)), np.arange(8) % 2, np.repeat(["a", "b"], 4)
+    X[4:] *= 100
+    with config_context(enable_metadata_routing=True):
+        alignment = EuclideanAlignment().set_fit_request(groups=True).set_transform_request(groups=True)
+        pipeline = make_pipeline(alignment, baseline("tangent-space", sfreq=100, band=None))
+        pipeline.fit(X, y, groups=groups)
+    assert set(pipeline[0].whiteners_) == {"a", "b"}
+    assert_allclose(covariance(pipeline[0].transform(X[4:], groups=groups[4:])), np.eye(2), atol=1e-10)
+
+
 def test_alignment_refuses_dependent_channels():
     X = RNG.normal(size=(4, 3, 100))
     X -= X.mean(axis=1, keepdims=True)
@@ -119,6 +132,15 @@ def test_baselines_find_what_is_theirs(name):
     scores = [cross_val_score(pipeline, X.astype(np.float32), y, cv=3).mean() for X in (own, other)]
     assert scores[0] > 0.9
     assert scores[1] < 0.75
+
+
+def test_baselines_filter_unless_told_not_to():
+    assert [name for name, _ in baseline("csp-lda", sfreq=100, band=None).steps] == [
+        "csp",
+        "lineardiscriminantanalysis",
+    ]
+    first = baseline("tangent-space", sfreq=100, band=(4, 40), causal=True)[0]
+    assert first.get_params() == {"low": 4, "high": 40, "sfreq": 100, "causal": True}
 
 
 def test_unknown_baseline():
@@ -248,11 +270,11 @@ def test_slow_signals_decode_the_cue(shared):
 @pytest.mark.shared_data
 def test_baselines_on_real_imagery(shared):
     folder = shared / "data" / "eeg" / "eegmmi_raw_edf"
-    for subject, low in (("S007", 0.75), ("S042", 0.7)):
+    for subject, low in (("S007", 0.85), ("S042", 0.75)):
         files = sorted(folder.glob(f"{subject}*.edf"))
         imagery = load_eeg(files, band=(8, 30), tmin=0.5, tmax=3.5)
         for name in ("csp-lda", "tangent-space"):
             assert leave_one_run_out(baseline(name, sfreq=160, band=None), imagery) > low
         frontal = load_eeg(files, channels=["F7", "F8", "Fp1", "Fp2", "AF7", "AF8"], tmin=0, tmax=1.5)
         control = baseline("slow-signals", sfreq=160, ch_names=frontal.ch_names)
-        assert leave_one_run_out(control, frontal) > low + 0.05
+        assert leave_one_run_out(control, frontal) > low

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from numpy.testing import assert_allclose
 from scipy.signal import butter, sosfilt, sosfilt_zi
 
+from neuroattn.datasets import load_eeg
 from neuroattn.eeg import MotorImageryClassifier, StreamingDecoder
 
 SFREQ, N_TIMES, STEP = 100, 150, 10
@@ -103,7 +104,7 @@ def test_reset_forgets(classifier, recording):
 
 def test_a_zero_phase_filter_is_refused():
     with pytest.raises(
-        ValueError, match=r"classifier must have been fitted with causal=True.*set_params\(causal=True\)"
+        ValueError, match=r"classifier must have been fitted with causal=True.*refit=\"causal\""
     ):
         StreamingDecoder(train(causal=False, n_epochs=1))
 
@@ -117,6 +118,15 @@ def test_steps_are_at_least_one_sample(classifier, every):
 def test_other_channels_are_refused(classifier):
     with pytest.raises(ValueError, match=r"samples must have shape \(3, time\), got \(2, 10\)"):
         StreamingDecoder(classifier).push(np.zeros((2, 10)))
+
+
+def test_nan_does_not_get_into_the_filter(classifier, recording):
+    decoder = StreamingDecoder(classifier)
+    decoder.push(recording[:, :100])
+    with pytest.raises(ValueError, match="samples must be finite, got NaN or infinity in channel 1"):
+        decoder.push(np.array([[0.0], [np.nan], [1.0]]))
+    decisions = decoder.push(recording[:, 100:])
+    assert_allclose([d.probabilities for d in decisions], offline(classifier, recording, N_TIMES), atol=1e-6)
 
 
 def test_replay_counts_false_positives_in_rest(classifier, recording, monkeypatch):
@@ -175,3 +185,36 @@ def test_replay_finds_the_channels_of_training(recording):
     assert_allclose(replay.decisions[["1", "2"]], offline(classifier, recording[::-1], N_TIMES), atol=1e-6)
     with pytest.raises(ValueError, match="the 3 channels of training, got 4; missing: C4"):
         StreamingDecoder(classifier).replay(make_raw(recording, ("C3", "Cz", "Oz", "EOG")))
+
+
+@pytest.mark.shared_data
+def test_a_real_recording_is_decoded_by_a_saved_model(shared, tmp_path):
+    """From files to decisions: trained on two runs, saved, loaded, and run over the third."""
+    folder = shared / "data" / "eeg" / "eegmmi_raw_edf"
+    chosen = ["C3", "Cz", "C4"]
+    files = [folder / f"S007R{run}.edf" for run in ("04", "08")]
+    trials = load_eeg(files, channels=chosen, tmin=-0.5, tmax=2)
+    classifier = MotorImageryClassifier(
+        "eca", causal=True, lead_seconds=0.5, n_epochs=2, standardize="channel"
+    )
+    classifier.fit(trials.to_epochs()).save(tmp_path / "model")
+    loaded = MotorImageryClassifier.load(tmp_path / "model")
+    raw = mne.io.read_raw_edf(folder / "S007R12.edf", verbose="error").crop(tmax=30)
+    replay = StreamingDecoder(loaded).replay(raw, rest=["T0"], threshold=0.5)
+    assert len(replay.decisions) == (raw.n_times - 320) // 16 + 1
+    # Every probability is above one half: each rest begins one rise.
+    rests = (np.diff(replay.decisions.rest.astype(int), prepend=0) == 1).sum()
+    assert rests >= 3
+    assert replay.false_positives_per_minute == pytest.approx(rests / (replay.decisions.rest.sum() / 600))
+
+
+def test_refit_trains_a_copy_behind_the_causal_filter(recording):
+    rng = np.random.default_rng(0)
+    X, y = rng.normal(size=(12, 3, N_TIMES)) * 10, np.array(["left", "right"] * 6)
+    given = train(causal=False)
+    with pytest.raises(ValueError, match="X and y must be the trials of the training"):
+        StreamingDecoder(given, refit="causal")
+    decoder = StreamingDecoder(given, refit="causal", X=X, y=y)
+    assert (given.causal, decoder.classifier.causal) == (False, True)
+    now, wanted = (d.push(recording[:, :150])[0].probabilities for d in (decoder, StreamingDecoder(train())))
+    assert_allclose(now, wanted, atol=1e-12)

@@ -59,6 +59,7 @@ def test_select_keeps_rows_together():
     assert_array_equal(part.X, trials.X[[4, 5]])
     assert_array_equal(part.y, trials.y[[4, 5]])
     assert part.metadata.index.tolist() == [0, 1]
+    assert_array_equal(trials.select(subject=np.int64(1), run=0).X, part.X)
     with pytest.raises(ValueError, match="subject must be one of 0, 1, got '7'"):
         trials.select(subject="7")
 
@@ -222,12 +223,26 @@ def test_trials_beyond_the_recording_are_noted(recording):
     assert trials.notes == ("S007R04.fif: 1 trials left out, marked as bad or beyond the recording",)
 
 
+def test_trials_marked_as_bad_are_left_out(tmp_path):
+    raw = make_raw()
+    raw.annotations.append(ONSETS[2] + 1, 0.2, "BAD_blink")
+    trials = load_eeg(save(raw, tmp_path / "x_raw.fif"))
+    assert trials.y.tolist() == ["left", "right", "right"]
+    assert trials.notes == ("x_raw.fif: 1 trials left out, marked as bad or beyond the recording",)
+
+
 def test_bad_channels_are_noted(tmp_path):
     raw = make_raw()
     raw.info["bads"] = ["Cz.."]
     trials = load_eeg(save(raw, tmp_path / "x_raw.fif"))
     assert trials.ch_names == ("C3", "C4")
     assert trials.notes == ("x_raw.fif: bad channels left out: Cz",)
+
+
+def test_the_eyes_are_not_eeg(tmp_path):
+    path = save(make_raw(ch_names=("EEG-C3", "EOG-left", "EEG C4-REF")), tmp_path / "x_raw.fif")
+    assert load_eeg(path).ch_names == ("C3", "C4")
+    assert load_eeg(path, channels=["EOG-left"]).ch_names == ("EOG-left",)
 
 
 def flat(raw):

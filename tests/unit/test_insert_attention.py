@@ -65,11 +65,12 @@ def test_place_and_effect(name, place, n_channels, x):
 
 @pytest.fixture(scope="module")
 def shallow():
-    return make("ShallowFBCSPNet")
+    return make("ShallowFBCSPNet", drop_prob=0.0)
 
 
 @pytest.mark.parametrize("name", GATES)
 def test_every_gate_fits_and_trains(name, shallow, x):
+    torch.manual_seed(0)
     gated = insert_attention(shallow, name).train()
     optimizer = torch.optim.Adam(gated.parameters(), 1e-3)
     y = torch.tensor([0, 1, 2, 0])
@@ -140,6 +141,8 @@ def test_precision_and_mode_are_those_of_the_model(x):
     assert {p.dtype for p in gate.parameters()} == {torch.float64}
     assert gated(x.double()).dtype == torch.float64
     assert all(module.training for module in model.modules())
+    evaluated = gates_of(insert_attention(model.eval(), "srm"))["pool.attention"]
+    assert not any(module.training for module in evaluated.modules())
 
 
 def test_none_is_a_copy(shallow, x):
@@ -190,6 +193,35 @@ def test_models_without_a_place_are_refused():
         insert_attention(nn.Linear(3, 2), "se")
     with pytest.raises(ValueError, match="reduction must be between 1 and the 2 channels, got 4"):
         insert_attention(Flat(nn.Conv1d(2, 2, 3), nn.Flatten(), nn.Linear(16, 3)), "se")
+
+
+def test_pooling_that_leaves_one_sample_is_not_the_place():
+    head = nn.Flatten(), nn.Linear(4, 3)
+    pooled = Flat(nn.Conv1d(2, 4, 3), nn.AvgPool1d(2), nn.ELU(), nn.AvgPool1d(4), *head)
+    assert list(gates_of(insert_attention(pooled, "se"))) == ["1.attention"]
+    once = Flat(nn.Conv1d(2, 4, 3), nn.ELU(), nn.AvgPool1d(8), *head)
+    assert list(gates_of(insert_attention(once, "se"))) == ["0.attention"]
+
+
+def test_modules_used_twice_are_not_the_place():
+    pool, norm = nn.AvgPool1d(2), nn.BatchNorm1d(4)
+    shared = Flat(nn.Conv1d(2, 4, 3), norm, pool, norm, pool, nn.Flatten(), nn.Linear(8, 3))
+    assert list(gates_of(insert_attention(shared, "se"))) == ["0.attention"]
+
+
+def test_head_is_not_the_place():
+    class Headed(nn.Module):
+        n_chans, n_times = 2, 10
+
+        def __init__(self):
+            super().__init__()
+            self.features = nn.Conv1d(2, 4, 3)
+            self.final_layer = nn.Sequential(nn.Conv1d(4, 3, 1), nn.AvgPool1d(2))
+
+        def forward(self, x):
+            return self.final_layer(self.features(x)).mean(-1)
+
+    assert list(gates_of(insert_attention(Headed(), "se"))) == ["features.attention"]
 
 
 def test_factory_is_told_channels_and_samples():

@@ -626,3 +626,16 @@ def test_sessions_must_fit_the_images():
         simulate_sessions(plain, 4, seed=0)
     with pytest.raises(ValueError, match="must be simulated by make_nsd_like"):
         simulate_sessions(dataclasses.replace(plain, truth=None), seed=0)
+
+
+def test_a_plan_reads_no_betas(truth, written, loaded, tmp_path, monkeypatch):
+    def refuse(*_):
+        raise AssertionError("a session was read")
+
+    monkeypatch.setattr("neuroattn.datasets.nsd._read_session", refuse)
+    plan = load_nsd(written, 1, read_betas=False, cache=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    assert np.isnan(np.asarray(plan.responses)).all()
+    assert plan.stimulus_ids.tolist() == loaded.stimulus_ids.tolist()
+    assert plan.test.tolist() == loaded.test.tolist()
+    assert plan.n_units >= loaded.n_units  # what the betas would rule out is still there
