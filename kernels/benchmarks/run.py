@@ -32,7 +32,6 @@ OPS = (
     "eeg_basenet",
     "eeg_batched",
     "eeg_streaming",
-    "encoder",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"
