@@ -27,7 +27,7 @@ demo: $(VENV)/installed-demo  ## fit brain encoders to a simulated subject and w
 	$(BIN)/neuroattn fit-encoder --demo --out demo --resume
 
 test: $(VENV)/installed-dev  ## install what tests need and run them all
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --maxprocesses 8 --dist worksteal
 
 check: $(VENV)/installed-dev  ## ruff, format and mypy
 	$(BIN)/ruff check .

@@ -29,6 +29,17 @@ def pytest_collection_modifyitems(config, items):
             items[:] = without
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    """Take over what a worker process of a parallel run has deselected: each worker collects all tests."""
+    _deselected.update(getattr(node, "workeroutput", {}).get("deselected", {}))
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        session.config.workeroutput["deselected"] = _deselected
+
+
 def pytest_terminal_summary(terminalreporter):
     for mark, count in _deselected.items():
         terminalreporter.write_line(f"{count} tests need {MISSING[mark]}")

@@ -798,7 +798,8 @@ def make_gate(
     -----
     The arguments of Wimpff et al. [1]_ for their four data sets (BCI competition IV 2a and 2b, HGD, BCI competition
     III IVa). The defaults here are those for 2a. Their published configurations give all gates of a data set one
-    reduction (4, 1, 8, 1) and one kernel (9, 11, 15, 7), so they differ from the paper for "cbam" and "cat".
+    reduction (4, 1, 8, 1) and one kernel (9, 11, 15, 7), which differs from the paper for "cbam", "cat" and, on III,
+    "srm-cross". For "gsop", "fca" and "catlite" the paper names no argument.
 
     ======================================  ============  =====  =====  =====  =====
     gate                                    argument      2a     2b     HGD    III

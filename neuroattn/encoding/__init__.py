@@ -8,18 +8,28 @@ from neuroattn.encoding.features import (
     collate,
     extract_features,
 )
-from neuroattn.encoding.network_encoders import BrainEncoder, FactorizedEncoder, NetworkEncoder, ProbeEncoder
-from neuroattn.encoding.networks import EncoderOutput
+from neuroattn.encoding.network_encoders import (
+    BrainEncoder,
+    ConvolutionEncoder,
+    FactorizedEncoder,
+    GaussianEncoder,
+    NetworkEncoder,
+    ProbeEncoder,
+)
+from neuroattn.encoding.networks import EncoderOutput, LayerMix
 from neuroattn.encoding.reference import load_reference
 
 __all__ = [
     "Backbone",
     "BrainEncoder",
+    "ConvolutionEncoder",
     "Encoder",
     "EncoderOutput",
     "FactorizedEncoder",
     "FeatureDataset",
     "FeatureStore",
+    "GaussianEncoder",
+    "LayerMix",
     "NetworkEncoder",
     "PooledRidgeEncoder",
     "Preprocessing",

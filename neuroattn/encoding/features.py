@@ -8,7 +8,7 @@ import shutil
 import time
 import zipfile
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -294,18 +294,20 @@ def estimate_cost(
     return {"shape": shape, "bytes": int(np.prod(shape)) * np.dtype(dtype).itemsize, "seconds": seconds}
 
 
-def token_statistics(features: Features, rows: ArrayLike) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def token_statistics(
+    features: Features | Mapping[str, Features], rows: ArrayLike
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the mean and standard deviation of each channel over stimuli and positions.
 
     Parameters
     ----------
-    features : array or FeatureStore, shape (stimulus, channel, ...)
+    features : array or FeatureStore, shape (stimulus, channel, ...), or mapping of layer name to such
     rows : int array, shape (row,)
         Stimuli to use.
 
     Returns
     -------
-    mean, std : float64 array, shape (channel,)
+    mean, std : float64 array, shape (channel,), or (layer, channel) of a mapping
         The population standard deviation; 0 where a channel is constant.
 
     Notes
@@ -323,6 +325,9 @@ def token_statistics(features: Features, rows: ArrayLike) -> tuple[NDArray[np.fl
     >>> mean, std.round(3)
     (array([3.5]), array([2.291]))
     """
+    if isinstance(features, Mapping):
+        means, stds = zip(*(token_statistics(layer, rows) for layer in features.values()), strict=True)
+        return np.stack(means), np.stack(stds)
     features, wanted = _locate(features, _check_rows(rows, features.shape[0]))
     if not len(wanted):
         raise ValueError("rows must name at least one stimulus, got none")
@@ -350,7 +355,8 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
     Parameters
     ----------
     features : array or FeatureStore, shape (stimulus, channel, y, x) or (stimulus, channel)
-        Or a memory map, or anything with ``shape`` and ``[rows]``.
+        Or a memory map, or anything with ``shape`` and ``[rows]``; or a mapping of layer name to such features,
+        all of one shape, which are stacked along an axis before the channels.
     rows : int array, shape (item,)
         Stimulus of each item; item i of this data set is row ``rows[i]``.
     responses : array or Responses, shape (stimulus, unit), optional
@@ -362,7 +368,8 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
     ----------
     rows : int array, shape (item,)
     features : array or FeatureStore
-        What is read; the table itself where a :class:`~neuroattn.datasets.Rows` of it was given.
+        What is read; the table itself where a :class:`~neuroattn.datasets.Rows` of it was given. The first layer's
+        of a mapping, as the next two are.
     feature_rows : int array, shape (item,)
         Row of ``features`` of each item.
     chunk : int
@@ -384,20 +391,24 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __init__(
         self,
-        features: Features,
+        features: Features | Mapping[str, Features],
         rows: ArrayLike,
         responses: Features | None = None,
         *,
         target_mean: ArrayLike | None = None,
         target_scale: ArrayLike | None = None,
     ) -> None:
-        self.rows = _check_rows(rows, features.shape[0])
-        self.features, self.feature_rows = _locate(features, self.rows)
+        n_stimuli = feature_shape(features)[0]
+        self.rows = _check_rows(rows, n_stimuli)
+        self._stacked = isinstance(features, Mapping)
+        layers = features.values() if isinstance(features, Mapping) else [features]
+        self._layers = [_locate(layer, self.rows) for layer in layers]
+        self.features, self.feature_rows = self._layers[0]
         self.chunk: int = getattr(self.features, "chunk", 1)
         self.responses = responses
         n_units = 0
         if responses is not None:
-            n_units = check_shape("responses", responses, features.shape[0], "unit")[1]
+            n_units = check_shape("responses", responses, n_stimuli, "unit")[1]
         self.target_mean = _check_target("target_mean", target_mean, n_units)
         self.target_scale = _check_target("target_scale", target_scale, n_units)
         if self.target_scale is not None and not (self.target_scale > 0).all():
@@ -412,7 +423,8 @@ class FeatureDataset(Dataset[tuple[Tensor, Tensor]]):
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         items = np.asarray(indices)
-        x = torch.from_numpy(np.asarray(self.features[self.feature_rows[items]], np.float32))
+        read = [np.asarray(table[rows[items]], np.float32) for table, rows in self._layers]
+        x = torch.from_numpy(np.stack(read, 1) if self._stacked else read[0])
         if self.responses is None:
             return x, torch.empty(len(items), 0)
         y = np.asarray(self.responses[self.rows[items]], np.float32)
@@ -481,6 +493,27 @@ class ChunkShuffleSampler(Sampler[int]):
             window = rng.permutation(len(chunks))[of_item] // _WINDOW
             order = order[np.argsort(window[order], kind="stable")]
         yield from order.tolist()
+
+
+def feature_shape(features: Features | Mapping[str, Features]) -> tuple[int, ...]:
+    """Return the shape of features, that of a mapping of layers with an axis of layers before the channels.
+
+    Examples
+    --------
+    >>> feature_shape({"block.3": np.zeros((9, 4, 2, 2)), "block.7": np.zeros((9, 4, 2, 2))})
+    (9, 2, 4, 2, 2)
+    >>> feature_shape({"block.3": np.zeros((9, 4, 2, 2)), "block.7": np.zeros((9, 4, 2, 3))})
+    Traceback (most recent call last):
+    ValueError: features['block.7'] must have shape (9, 4, 2, 2), got (9, 4, 2, 3)
+    """
+    if not isinstance(features, Mapping):
+        return tuple(int(n) for n in features.shape)
+    if not features:
+        raise ValueError("features must hold at least one layer, got an empty mapping")
+    first = tuple(next(iter(features.values())).shape)
+    for name, layer in features.items():
+        check_shape(f"features[{name!r}]", layer, *first)
+    return (first[0], len(features), *first[1:])
 
 
 def _check_rows(rows: ArrayLike, n: int) -> NDArray[np.intp]:

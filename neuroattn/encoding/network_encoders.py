@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -17,9 +17,24 @@ from torch.utils.data import DataLoader
 from neuroattn._checks import check_option, check_range, check_shape
 from neuroattn.encoding.backbones import Backbone
 from neuroattn.encoding.estimators import Encoder
-from neuroattn.encoding.features import ChunkShuffleSampler, FeatureDataset, collate, token_statistics
-from neuroattn.encoding.networks import AttentionNetwork, EncoderNetwork, FactorizedNetwork, ProbeNetwork
+from neuroattn.encoding.features import (
+    ChunkShuffleSampler,
+    FeatureDataset,
+    collate,
+    feature_shape,
+    token_statistics,
+)
+from neuroattn.encoding.networks import (
+    AttentionNetwork,
+    ConvolutionNetwork,
+    EncoderNetwork,
+    FactorizedNetwork,
+    GaussianNetwork,
+    MapNetwork,
+    ProbeNetwork,
+)
 from neuroattn.encoding.training import train_network
+from neuroattn.metrics import pearson_r
 from neuroattn.results import label_rois, provenance
 
 Rois = xr.DataArray | Mapping[str, ArrayLike] | None
@@ -27,6 +42,17 @@ Rois = xr.DataArray | Mapping[str, ArrayLike] | None
 
 class NetworkEncoder(Encoder):
     """Base of encoders that are networks: training, prediction, storing.
+
+    Attributes
+    ----------
+    network_ : EncoderNetwork
+    history_ : list of dict
+        Losses by epoch.
+    validation_correlation_ : array, shape (unit,)
+        Pearson correlation over the stimuli that early stopping watched, with the weights it kept; NaN where
+        responses or predictions are constant. Weights of an ensemble may depend on it, reported accuracy may not.
+    feature_layers_ : list of str or None
+        Names of the layers where X was a mapping.
 
     Examples
     --------
@@ -37,6 +63,7 @@ class NetworkEncoder(Encoder):
     """
 
     needs_tokens = True
+    mixes_layers: ClassVar[bool] = False
     rois: Rois
     epochs: int
     batch_size: int
@@ -62,6 +89,7 @@ class NetworkEncoder(Encoder):
         Parameters
         ----------
         X : array or FeatureStore, shape (stimulus, channel, y, x), or images with a backbone
+            For :class:`BrainEncoder` also a mapping of layer name to features of equal shape.
         y : array or Responses, shape (stimulus, unit)
         groups : array, shape (stimulus,), optional
             Stimulus identity: early stopping watches stimuli that training does not see.
@@ -77,7 +105,8 @@ class NetworkEncoder(Encoder):
         features = self._features(X)
         n, n_channels, height, width = self._check_tokens(features)
         n_units = check_shape("y", y, n, "unit")[1]
-        network = self.build_network(n_channels, (height, width), n_units)
+        layers = list(features) if isinstance(features, Mapping) else None
+        network = self.build_network(n_channels, (height, width), n_units, layers)
         train, valid = _holdout(n, self.validation_fraction, self.seed, groups)
         self.target_mean_, self.target_scale_ = _target_statistics(y, train)
         mean, scale = token_statistics(features, train)
@@ -105,9 +134,17 @@ class NetworkEncoder(Encoder):
             progress=progress,
         )
         self.network_ = network.cpu().eval()
+        predicted = self._run(features, valid, lambda network, batch: network(batch))
+        self.validation_correlation_ = pearson_r(y[valid], predicted)
         return self
 
-    def build_network(self, n_channels: int, grid: tuple[int, int], n_units: int) -> EncoderNetwork:
+    def build_network(
+        self,
+        n_channels: int,
+        grid: tuple[int, int],
+        n_units: int,
+        feature_layers: Sequence[str] | None = None,
+    ) -> EncoderNetwork:
         """Build the untrained network, which checks its options before any long work.
 
         Parameters
@@ -115,6 +152,8 @@ class NetworkEncoder(Encoder):
         n_channels : int
         grid : tuple of int, (y, x)
         n_units : int
+        feature_layers : sequence of str, optional
+            Names of the layers where X is to be a mapping.
 
         Returns
         -------
@@ -129,6 +168,7 @@ class NetworkEncoder(Encoder):
         check_range("batch_size", self.batch_size, 1)
         check_range("validation_fraction", self.validation_fraction, 0, 1)
         self.grid_, self.n_channels_, self.n_units_ = grid, n_channels, n_units
+        self.feature_layers_ = None if feature_layers is None else list(feature_layers)
         return self._new_network()
 
     def predict(self, X: Any) -> NDArray[np.float32]:
@@ -142,22 +182,21 @@ class NetworkEncoder(Encoder):
         -------
         array, shape (stimulus, unit)
         """
-        standard = self._run(X, lambda network, features: network(features))
+        features = self._fitted_features(X)
+        standard = self._run(features, None, lambda network, batch: network(batch))
         return standard * self.target_scale_ + self.target_mean_
 
     def _run(
-        self, X: Any, call: Callable[[EncoderNetwork, torch.Tensor], torch.Tensor]
+        self,
+        features: Any,
+        rows: NDArray[np.intp] | None,
+        call: Callable[[EncoderNetwork, torch.Tensor], torch.Tensor],
     ) -> NDArray[np.float32]:
-        """Call the network on batches in evaluation mode and join the results."""
-        check_is_fitted(self)
-        features = self._features(X)
-        n, n_channels, *_ = self._check_tokens(features)
-        if n_channels != self.n_channels_:
-            raise ValueError(f"X must have {self.n_channels_} channels as in fit, got {n_channels}")
+        """Call the network on batches of rows (None: all) in evaluation mode and join the results."""
         device = resolve_device(self.device)
         network = self.network_.to(device)
         loader: DataLoader[Any] = DataLoader(
-            FeatureDataset(features, np.arange(n)),
+            FeatureDataset(features, np.arange(feature_shape(features)[0]) if rows is None else rows),
             batch_size=self.batch_size,
             collate_fn=collate,
             generator=torch.Generator(),  # a loader draws a seed, which must not come from the global state
@@ -167,14 +206,35 @@ class NetworkEncoder(Encoder):
         self.network_.cpu()
         return np.concatenate(batches)
 
-    def _check_tokens(self, features: Any) -> tuple[int, ...]:
-        shape = tuple(features.shape)
-        if len(shape) != 4:
+    def _check_tokens(self, features: Any) -> tuple[int, int, int, int]:
+        """Return the numbers of stimuli, channels, rows and columns."""
+        name = type(self).__name__
+        mapped = isinstance(features, Mapping)
+        if mapped and not self.mixes_layers:
             raise ValueError(
-                f"{type(self).__name__} needs features of shape (stimulus, channel, y, x), got {shape}; "
+                f"{name} needs features of one layer, got a mapping of {len(features)}; BrainEncoder mixes layers"
+            )
+        shape = feature_shape(features)
+        if len(shape) != 4 + mapped:
+            raise ValueError(
+                f"{name} needs features of shape (stimulus, channel, y, x), got {shape}; "
                 "features without spatial tokens fit RidgeEncoder"
             )
-        return check_shape("X", features, "stimulus", "channel", "y", "x")
+        return shape[0], shape[-3], shape[-2], shape[-1]
+
+    def _fitted_features(self, X: Any) -> Any:
+        """Return features that fit the network, layers in its order."""
+        check_is_fitted(self)
+        features = self._features(X)
+        n_channels = self._check_tokens(features)[1]
+        if n_channels != self.n_channels_:
+            raise ValueError(f"X must have {self.n_channels_} channels as in fit, got {n_channels}")
+        given = list(features) if isinstance(features, Mapping) else None
+        if self.feature_layers_ is None and given is None:
+            return features
+        if self.feature_layers_ is None or given is None or set(given) != set(self.feature_layers_):
+            raise ValueError(f"X must have the layers {self.feature_layers_} as in fit, got {given}")
+        return {name: features[name] for name in self.feature_layers_}
 
     def _new_network(self) -> EncoderNetwork:
         """Build the untrained network from the parameters and the shapes seen in ``fit``."""
@@ -196,28 +256,23 @@ class NetworkEncoder(Encoder):
     def _fitted_state(self) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         tensors = {f"network.{k}": v.numpy() for k, v in self.network_.state_dict().items()}
         tensors |= {"target_mean": self.target_mean_, "target_scale": self.target_scale_}
+        tensors["validation_correlation"] = self.validation_correlation_
         shapes = {"grid": list(self.grid_), "n_channels": self.n_channels_, "n_units": self.n_units_}
+        shapes["feature_layers"] = self.feature_layers_
         rois = self._membership()
         tensors["rois"] = rois.values
-        labels = {
-            "roi": rois["roi"].values.tolist(),
-            "hemisphere": rois["hemisphere"].values.tolist(),
-            "unit_kind": str(rois["unit_kind"].values[0]),
-            "vertex_index": rois["vertex_index"].values.tolist(),
-        }
+        labels = {name: {"dims": c.dims, "values": c.values.tolist()} for name, c in rois.coords.items()}
         return tensors, {"shapes": shapes, "rois": labels}
 
     def _restore(self, tensors: dict[str, NDArray[Any]], config: dict[str, Any]) -> None:
         labels, shapes = config["rois"], config["shapes"]
-        self.rois = label_rois(
-            dict(zip(labels["roi"], tensors.pop("rois"), strict=True)),
-            hemisphere=labels["hemisphere"],
-            unit_kind=labels["unit_kind"],
-            vertex_index=labels["vertex_index"],
-        )
+        coords = {name: (c["dims"], c["values"]) for name, c in labels.items()}
+        self.rois = xr.DataArray(tensors.pop("rois"), dims=("roi", "unit"), coords=coords, name="membership")
         self.grid_ = (shapes["grid"][0], shapes["grid"][1])
         self.n_channels_, self.n_units_ = shapes["n_channels"], shapes["n_units"]
+        self.feature_layers_ = shapes["feature_layers"]
         self.target_mean_, self.target_scale_ = tensors.pop("target_mean"), tensors.pop("target_scale")
+        self.validation_correlation_ = tensors.pop("validation_correlation")
         self.network_ = self._new_network()
         self.network_.load_state_dict(
             {k.removeprefix("network."): torch.from_numpy(v) for k, v in tensors.items()}
@@ -236,6 +291,13 @@ class BrainEncoder(NetworkEncoder):
     and cosine, there is no dropout on attention weights, regions without units have no query, and units in no region
     read a query "rest" of their own as there.
 
+    The paper's recipe as far as it goes here: ``heads=16, feedforward=1024, lr=5e-4, weight_decay=1e-4, clip=0.1,
+    epochs=15, batch_size=32``. It differs in that the paper halves the learning rate every three epochs without
+    warm-up, sums the losses of the hemispheres instead of averaging over all units, and keeps the epoch with the best
+    correlation rather than the smallest loss.
+
+    Where X is a mapping of layer name to features of equal shape, every query learns its own mixture of the layers.
+
     Parameters
     ----------
     rois : DataArray (roi, unit) or mapping of str to bool mask, optional
@@ -247,6 +309,9 @@ class BrainEncoder(NetworkEncoder):
     width : int, optional
         Channels inside; default those of the features, without a projection.
     layers, heads, feedforward : int
+        Decoder layers, attention heads, and hidden units of the feed-forward blocks.
+    encoder_layers : int, default 0
+        Layers of self-attention between tokens before the queries read them.
     dropout : float
     norm : {"pre", "post"}
     position : {"sine", "learned", "none"}
@@ -265,8 +330,8 @@ class BrainEncoder(NetworkEncoder):
     network_ : AttentionNetwork
     queries_ : DataFrame
         ``roi`` and ``hemisphere`` of each query.
-    history_ : list of dict
-        Losses by epoch.
+    history_, validation_correlation_, feature_layers_
+        As for :class:`NetworkEncoder`.
 
     References
     ----------
@@ -285,6 +350,7 @@ class BrainEncoder(NetworkEncoder):
     """
 
     READOUTS: ClassVar[tuple[str, ...]] = ("roi", "hemisphere", "unit")
+    mixes_layers = True
 
     def __init__(
         self,
@@ -294,6 +360,7 @@ class BrainEncoder(NetworkEncoder):
         readout: str = "roi",
         width: int | None = None,
         layers: int = 1,
+        encoder_layers: int = 0,
         heads: int = 4,
         feedforward: int = 256,
         dropout: float = 0.1,
@@ -314,6 +381,7 @@ class BrainEncoder(NetworkEncoder):
         self.readout = readout
         self.width = width
         self.layers = layers
+        self.encoder_layers = encoder_layers
         self.heads = heads
         self.feedforward = feedforward
         self.dropout = dropout
@@ -336,9 +404,11 @@ class BrainEncoder(NetworkEncoder):
             self.n_units_,
             masks,
             n_left=n_left_units(self._membership()),
+            n_feature_layers=None if self.feature_layers_ is None else len(self.feature_layers_),
             width=self.width,
             heads=self.heads,
             layers=self.layers,
+            encoder_layers=self.encoder_layers,
             feedforward=self.feedforward,
             dropout=self.dropout,
             norm=self.norm,
@@ -365,7 +435,7 @@ class BrainEncoder(NetworkEncoder):
             attention: torch.Tensor = network(features, return_attention=True).attention
             return attention if per_head else attention.mean(2)
 
-        maps = self._run(X, weights)
+        maps = self._run(self._fitted_features(X), None, weights)
         maps = maps.reshape(*maps.shape[:-1], *self.grid_)
         heads = ("head",) if per_head else ()
         return xr.DataArray(
@@ -374,6 +444,38 @@ class BrainEncoder(NetworkEncoder):
             coords={name: ("query", self.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
             name="attention",
             attrs={"units": "share of attention", **provenance(self.seed, {"class": type(self).__name__})},
+        )
+
+    def layer_weights(self) -> xr.DataArray:
+        """Return how much of each layer every query reads, where X was a mapping of layers.
+
+        Returns
+        -------
+        DataArray, dims (query, layer)
+            Weights that sum to one over layers; coordinates ``roi`` and ``hemisphere`` along ``query``. They weigh
+            features that are standardised by channel and layer.
+
+        Examples
+        --------
+        >>> rng = np.random.default_rng(0)
+        >>> X = {name: rng.normal(size=(40, 8, 3, 5)).astype("f4") for name in ("block.3", "block.7")}
+        >>> encoder = BrainEncoder(epochs=1).fit(X, rng.normal(size=(40, 6)).astype("f4"))
+        >>> dict(encoder.layer_weights().sizes)
+        {'query': 1, 'layer': 2}
+        """
+        check_is_fitted(self)
+        network = self.network_
+        if self.feature_layers_ is None or not isinstance(network, AttentionNetwork) or network.mix is None:
+            raise ValueError("X must be a mapping of layers in fit to have layer weights, got one layer")
+        return xr.DataArray(
+            network.mix.weights.detach().numpy(),
+            dims=("query", "layer"),
+            coords={
+                "layer": self.feature_layers_,
+                **{name: ("query", self.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
+            },
+            name="layer_weight",
+            attrs={"units": "share of features", **provenance(self.seed, {"class": type(self).__name__})},
         )
 
 
@@ -401,6 +503,8 @@ class FactorizedEncoder(NetworkEncoder):
     >>> dict(FactorizedEncoder(epochs=1).fit(X, y).spatial_maps().sizes)
     {'query': 6, 'y': 3, 'x': 5}
     """
+
+    _network_class: ClassVar[type[MapNetwork]] = FactorizedNetwork
 
     def __init__(
         self,
@@ -435,7 +539,7 @@ class FactorizedEncoder(NetworkEncoder):
         check_option("spatial_map", self.spatial_map, ("unit", "roi"))
         masks, self.queries_ = query_masks(self._membership(), self.spatial_map)
         n_left = n_left_units(self._membership())
-        return FactorizedNetwork(self.n_channels_, self.grid_, self.n_units_, masks, n_left=n_left)
+        return self._network_class(self.n_channels_, self.grid_, self.n_units_, masks, n_left=n_left)
 
     def spatial_maps(self) -> xr.DataArray:
         """Return the fitted maps.
@@ -447,14 +551,155 @@ class FactorizedEncoder(NetworkEncoder):
         """
         check_is_fitted(self)
         network = self.network_
-        if not isinstance(network, FactorizedNetwork):
-            raise TypeError(f"network_ must be a FactorizedNetwork, got {type(network).__name__}")
+        if not isinstance(network, MapNetwork):
+            raise TypeError(f"network_ must be a MapNetwork, got {type(network).__name__}")
         return xr.DataArray(
             network.maps.detach().numpy().reshape(-1, *self.grid_),
             dims=("query", "y", "x"),
             coords={name: ("query", self.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
             name="spatial_map",
             attrs={"units": "share of weight", **provenance(self.seed, {"class": type(self).__name__})},
+        )
+
+
+class GaussianEncoder(FactorizedEncoder):
+    """A Gaussian receptive field times features [1]_: a factorized encoder with three numbers a map.
+
+    Differs from the paper: fields are fitted by gradient descent together with the feature weights rather than chosen
+    from a grid of candidates.
+
+    Parameters
+    ----------
+    rois : DataArray (roi, unit) or mapping of str to bool mask, optional
+    backbone : str or Backbone, optional
+    spatial_map : {"unit", "roi"}
+        One receptive field a unit, or one a region and hemisphere.
+    epochs, batch_size, lr, weight_decay, clip, patience, validation_fraction, seed, device
+        As for :class:`BrainEncoder`.
+
+    References
+    ----------
+    .. [1] St-Yves & Naselaris (2018). The feature-weighted receptive field: an interpretable encoding model for
+       complex feature spaces. NeuroImage 180.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(40, 8, 3, 5)).astype("f4"), rng.normal(size=(40, 6)).astype("f4")
+    >>> fields = GaussianEncoder(epochs=1).fit(X, y).receptive_fields()
+    >>> list(fields), dict(fields.sizes)
+    (['x', 'y', 'size'], {'query': 6})
+    """
+
+    _network_class = GaussianNetwork
+
+    def receptive_fields(self) -> xr.Dataset:
+        """Return the fitted fields.
+
+        Returns
+        -------
+        Dataset, dims (query,)
+            ``x`` and ``y`` of the centres from the image's left and top edge, as shares of its width and height;
+            ``size``, the standard deviation as a share of its longer side; coordinates ``roi`` and ``hemisphere``.
+        """
+        check_is_fitted(self)
+        network = self.network_
+        if not isinstance(network, GaussianNetwork):
+            raise TypeError(f"network_ must be a GaussianNetwork, got {type(network).__name__}")
+        y, x = network.centers.detach().numpy().T
+        size = network.sizes.detach().numpy()
+        units = {"x": "share of width", "y": "share of height", "size": "share of longer side"}
+        return xr.Dataset(
+            {
+                name: ("query", value, {"units": units[name]})
+                for name, value in (("x", x), ("y", y), ("size", size))
+            },
+            coords={name: ("query", self.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
+            attrs=provenance(self.seed, {"class": type(self).__name__}),
+        )
+
+
+class ConvolutionEncoder(NetworkEncoder):
+    """A strided 3 x 3 convolution and one linear map of all it returns [1]_: the paper's "linear" model.
+
+    It keeps where things are and learns which features to keep. Its loss adds ``group_norm`` times the sum of the
+    norms, not squared, of each hemisphere's readout weights and bias.
+
+    Differs from the paper: what all networks of this package share (see :class:`BrainEncoder`), and the mean squared
+    error is averaged over all units where the paper adds up the means of the hemispheres, so the same ``group_norm``
+    weighs about twice as much here.
+
+    Parameters
+    ----------
+    rois : DataArray (roi, unit) or mapping of str to bool mask, optional
+        Kept for the face all encoders share; hemispheres are taken from it.
+    backbone : str or Backbone, optional
+    width : int
+        Channels of the convolution.
+    stride : int
+        Tokens between two places of the convolution, along y and x; the paper has 3 for 31 x 31 tokens and 2 for
+        16 x 16.
+    group_norm : float, default 0.02
+        The paper's, for 40,000 units. Norms grow with the root of the number of units, so that a few hundred units and
+        images want about ten times as much.
+    epochs, batch_size, lr, weight_decay, clip, patience, validation_fraction, seed, device
+        As for :class:`BrainEncoder`.
+
+    References
+    ----------
+    .. [1] Adeli, Sun & Kriegeskorte (2025). Transformer brain encoders explain human high-level visual responses.
+       arXiv:2505.17329.
+
+    Examples
+    --------
+    >>> rng = np.random.default_rng(0)
+    >>> X, y = rng.normal(size=(40, 8, 3, 5)).astype("f4"), rng.normal(size=(40, 6)).astype("f4")
+    >>> ConvolutionEncoder(epochs=1).fit(X, y).predict(X).shape
+    (40, 6)
+    """
+
+    def __init__(
+        self,
+        rois: Rois = None,
+        backbone: str | Backbone | None = None,
+        *,
+        width: int = 256,
+        stride: int = 3,
+        group_norm: float = 0.02,
+        epochs: int = 30,
+        batch_size: int = 32,
+        lr: float = 1e-3,
+        weight_decay: float = 0.05,
+        clip: float = 1.0,
+        patience: int = 10,
+        validation_fraction: float = 0.1,
+        seed: int = 0,
+        device: str = "auto",
+    ) -> None:
+        self.rois = rois
+        self.backbone = backbone
+        self.width = width
+        self.stride = stride
+        self.group_norm = group_norm
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.lr = lr
+        self.weight_decay = weight_decay
+        self.clip = clip
+        self.patience = patience
+        self.validation_fraction = validation_fraction
+        self.seed = seed
+        self.device = device
+
+    def _build(self) -> EncoderNetwork:
+        return ConvolutionNetwork(
+            self.n_channels_,
+            self.grid_,
+            self.n_units_,
+            n_left=n_left_units(self._membership()),
+            width=self.width,
+            stride=self.stride,
+            group_norm=self.group_norm,
         )
 
 

@@ -114,6 +114,18 @@ class Progress(Callback):  # type: ignore[misc]
         self.report(len(net.history))
 
 
+class _Net(NeuralNet):  # type: ignore[misc]
+    """Adds the penalty of a network that has one to the training loss; validation watches the error alone."""
+
+    def get_loss(
+        self, y_pred: torch.Tensor, y_true: torch.Tensor, X: Any = None, training: bool = False
+    ) -> torch.Tensor:
+        loss: torch.Tensor = super().get_loss(y_pred, y_true, X, training=training)
+        if training and hasattr(self.module_, "penalty"):
+            loss = loss + self.module_.penalty()
+        return loss
+
+
 def train_network(
     network: nn.Module,
     train: Dataset[Any],
@@ -135,8 +147,9 @@ def train_network(
 ) -> list[dict[str, Any]]:
     """Train a network in place and leave it with its best weights.
 
-    Mean squared error, AdamW, gradient clipping, linear warm-up and cosine decay; training stops ``patience`` epochs
-    after the last improvement of the validation loss. The global random state is left as it was.
+    Mean squared error, plus ``network.penalty()`` in training where the network has one; AdamW, gradient clipping,
+    linear warm-up and cosine decay; training stops ``patience`` epochs after the last improvement of the validation
+    loss. The global random state is left as it was.
 
     Parameters
     ----------
@@ -174,7 +187,7 @@ def train_network(
     callbacks.append(("stopping", stopping))
     if checkpoint is not None:
         callbacks.append(("checkpoint", Checkpoint(checkpoint, stopping, epochs, checkpoint_every)))
-    net = NeuralNet(
+    net = _Net(
         network,
         criterion=nn.MSELoss,
         optimizer=torch.optim.AdamW,

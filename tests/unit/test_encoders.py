@@ -12,7 +12,9 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 from neuroattn.encoding import (
     BrainEncoder,
+    ConvolutionEncoder,
     FactorizedEncoder,
+    GaussianEncoder,
     PooledRidgeEncoder,
     ProbeEncoder,
     RidgeEncoder,
@@ -23,7 +25,7 @@ from neuroattn.encoding.network_encoders import _holdout, query_masks
 from neuroattn.encoding.networks import AttentionNetwork
 from neuroattn.results import label_rois
 
-NETWORKS = [BrainEncoder, FactorizedEncoder, ProbeEncoder]
+NETWORKS = [BrainEncoder, ConvolutionEncoder, FactorizedEncoder, GaussianEncoder, ProbeEncoder]
 ALL = [RidgeEncoder, PooledRidgeEncoder, *NETWORKS]
 
 
@@ -166,10 +168,11 @@ def test_factorized_finds_where_the_signal_is():
     assert [int(m.argmax()) for m in maps.values.reshape(2, -1)] == [1 * 7 + 2, 3 * 7 + 5]
 
 
-def test_early_stopping_keeps_the_best_weights():
+@pytest.mark.parametrize("cls", [BrainEncoder, ConvolutionEncoder])
+def test_early_stopping_keeps_the_best_weights(cls):
     X, _, rois = make_data()
     y = np.random.default_rng(1).normal(size=(60, 6)).astype(np.float32)
-    encoder = BrainEncoder(rois, epochs=40, patience=3).fit(X, y)
+    encoder = cls(rois, epochs=40, patience=3).fit(X, y)
     losses = [row["valid_loss"] for row in encoder.history_]
     assert len(losses) < 40
     rows = _holdout(60, 0.1, 0, None)[1]
