@@ -5,6 +5,7 @@ if __name__ != "neuroattn.datasets":
 
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
 from neuroattn.datasets.arrays import inspect_arrays, load_arrays
+from neuroattn.datasets.eeg import Trials, load_eeg
 from neuroattn.datasets.export import export_map
 from neuroattn.datasets.recording import (
     FileCheck,
@@ -27,6 +28,7 @@ __all__ = [
     "Recording",
     "Responses",
     "Rows",
+    "Trials",
     "content_ids",
     "export_map",
     "fsaverage5_mesh",
@@ -34,6 +36,7 @@ __all__ = [
     "inspect_arrays",
     "load_algonauts",
     "load_arrays",
+    "load_eeg",
     "make_nsd_like",
     "split_stimuli",
     "to_surface",

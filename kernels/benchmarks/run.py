@@ -29,6 +29,7 @@ OPS = (
     "workspace_integrate",
     "channel_gate",
     "eeg_basenet",
+    "eeg_streaming",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"

@@ -1,21 +1,39 @@
-"""EEG decoding with channel attention."""
+"""Decoding of motor imagery from EEG: networks with channel attention, baselines, protocols, streaming."""
 
+from neuroattn.eeg.alignment import EuclideanAlignment
+from neuroattn.eeg.baselines import baseline
 from neuroattn.eeg.basenet import BaseNet
+from neuroattn.eeg.classifier import MotorImageryClassifier
 from neuroattn.eeg.insert import insert_attention
+from neuroattn.eeg.moabb import run_moabb
+from neuroattn.eeg.pipelines import BandPass, LateralDifferences
 from neuroattn.eeg.presets import PaperSettings, paper_settings
+from neuroattn.eeg.protocols import TrialFold, split_trials
 from neuroattn.eeg.recipe import Standardizer, recombine_segments, warmup_cosine
 from neuroattn.eeg.reference import load_reference
 from neuroattn.eeg.stem import SpatioTemporalStem, plain_stem
+from neuroattn.eeg.streaming import Decision, Replay, StreamingDecoder
 
 __all__ = [
+    "BandPass",
     "BaseNet",
+    "Decision",
+    "EuclideanAlignment",
+    "LateralDifferences",
+    "MotorImageryClassifier",
     "PaperSettings",
+    "Replay",
     "SpatioTemporalStem",
     "Standardizer",
+    "StreamingDecoder",
+    "TrialFold",
+    "baseline",
     "insert_attention",
     "load_reference",
     "paper_settings",
     "plain_stem",
     "recombine_segments",
+    "run_moabb",
+    "split_trials",
     "warmup_cosine",
 ]
