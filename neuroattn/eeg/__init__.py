@@ -3,6 +3,7 @@
 from neuroattn.eeg.alignment import EuclideanAlignment
 from neuroattn.eeg.baselines import baseline
 from neuroattn.eeg.basenet import BaseNet
+from neuroattn.eeg.batched import train_together
 from neuroattn.eeg.classifier import MotorImageryClassifier
 from neuroattn.eeg.insert import insert_attention
 from neuroattn.eeg.moabb import run_moabb
@@ -35,5 +36,6 @@ __all__ = [
     "recombine_segments",
     "run_moabb",
     "split_trials",
+    "train_together",
     "warmup_cosine",
 ]

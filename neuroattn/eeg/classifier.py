@@ -5,8 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -25,7 +24,7 @@ from neuroattn.datasets.eeg import check_labels, check_signals
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.insert import insert_attention
 from neuroattn.eeg.pipelines import BandPass, check_trials
-from neuroattn.eeg.recipe import Standardizer, recombine_segments, warmup_cosine
+from neuroattn.eeg.recipe import Standardizer, recombine_segments, trial_orders, warmup_cosine
 from neuroattn.results import provenance, replacing, write_json
 
 PREDICTED_TOGETHER = 256  # trials
@@ -166,31 +165,11 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         ValueError
             If a channel is flat or holds NaN, there is one class only, or trials are too short for the network.
         """
-        signals, ch_names, sfreq = _read(X)
-        if sfreq is None:
-            sfreq = self.sfreq
-        elif self.sfreq is not None and self.sfreq != sfreq:
-            raise ValueError(f"sfreq must be that of the epochs, {sfreq:g} Hz, or None, got {self.sfreq:g}")
-        if sfreq is None:
-            raise ValueError(
-                "sfreq must be given for arrays, which do not know their sampling rate, got None"
-            )
-        check_signals("X", signals, _names(signals, ch_names))
-        labels = _labels(X, y)
-        check_shape("y", labels, len(signals))
-        self._check_recipe()
-        self.classes_ = check_labels("y", labels)
-        self.sfreq_, self.ch_names_, self.n_times_ = float(sfreq), ch_names, signals.shape[2]
-        self.n_chans_ = signals.shape[1]
-        filtered = self._filter(signals)
-        self.standardizer_ = (
-            None if self.standardize is None else Standardizer(self.standardize).fit(filtered)
-        )
-        codes = np.searchsorted(self.classes_, labels)
+        scaled, codes = self._prepare(X, y)
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             network = self._build()
-            self.history_ = self._train(network, self._scale(filtered), codes)
+            self.history_ = self._train(network, scaled, codes)
         self.network_ = network.eval()
         return self
 
@@ -328,6 +307,30 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_range("lead_seconds", self.lead_seconds, 0)
         check_seed(self.seed)
 
+    def _prepare(self, X: Any, y: ArrayLike | None) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
+        """Learn everything but the network; return standardised trials and their classes."""
+        signals, ch_names, sfreq = _read(X)
+        if sfreq is None:
+            sfreq = self.sfreq
+        elif self.sfreq is not None and self.sfreq != sfreq:
+            raise ValueError(f"sfreq must be that of the epochs, {sfreq:g} Hz, or None, got {self.sfreq:g}")
+        if sfreq is None:
+            raise ValueError(
+                "sfreq must be given for arrays, which do not know their sampling rate, got None"
+            )
+        check_signals("X", signals, _names(signals, ch_names))
+        labels = _labels(X, y)
+        check_shape("y", labels, len(signals))
+        self._check_recipe()
+        self.classes_ = check_labels("y", labels)
+        self.sfreq_, self.ch_names_, self.n_times_ = float(sfreq), ch_names, signals.shape[2]
+        self.n_chans_ = signals.shape[1]
+        filtered = self._filter(signals)
+        self.standardizer_ = (
+            None if self.standardize is None else Standardizer(self.standardize).fit(filtered)
+        )
+        return self._scale(filtered), np.searchsorted(self.classes_, labels)
+
     def _filter(self, signals: NDArray[Any]) -> NDArray[Any]:
         """Filter trials (trial, channel, time) and take off the time that only the filter sees."""
         if self.band is not None:
@@ -383,13 +386,15 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         network = model(**signal, **(self.model_options or {}))
         return network if attention is None else insert_attention(network, attention, **options)
 
+    def _rate_factor(self, epoch: int) -> float:
+        n_warmup = self.n_epochs // 50 if self.n_warmup is None else self.n_warmup
+        return warmup_cosine(epoch, n_warmup, self.n_epochs)
+
     def _train(self, network: nn.Module, scaled: NDArray[np.float32], codes: NDArray[np.intp]) -> list[float]:
         """Train in place; return the loss of each pass."""
         from braindecode import EEGClassifier
         from skorch.callbacks import LRScheduler
 
-        n_warmup = self.n_epochs // 50 if self.n_warmup is None else self.n_warmup
-        factor = partial(warmup_cosine, n_warmup=n_warmup, n_epochs=self.n_epochs)
         collate = (
             {"iterator_train__collate_fn": _Recombine(self.seed, scaled.shape[2])} if self.augment else {}
         )
@@ -401,9 +406,12 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
             max_epochs=self.n_epochs,
             batch_size=_whole_batches(len(scaled), self.batch_size),
             iterator_train__drop_last=False,
+            iterator_train__shuffle=False,
+            iterator_train__sampler=_Shuffled(len(scaled), self.seed),
+            iterator_train__generator=torch.Generator(),  # dropout alone draws from the global one
             train_split=None,
             classes=list(range(len(self.classes_))),
-            callbacks=[("rate", LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=factor))],
+            callbacks=[("rate", LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=self._rate_factor))],
             callbacks__print_log=None,
             device=self.device,
             verbose=0,
@@ -416,6 +424,19 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         if not math.isfinite(losses[-1]):
             raise ValueError(f"training must converge, got a loss of {losses[-1]}; lower learning_rate")
         return losses
+
+
+class _Shuffled:
+    """Go through the trials in another order in every pass."""
+
+    def __init__(self, n_trials: int, seed: int) -> None:
+        self.n_trials, self.orders = n_trials, trial_orders(n_trials, seed)
+
+    def __len__(self) -> int:
+        return self.n_trials
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(next(self.orders).tolist())
 
 
 class _Recombine:

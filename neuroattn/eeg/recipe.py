@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Self
 
 import numpy as np
@@ -45,6 +45,13 @@ def warmup_cosine(epoch: int, n_warmup: int, n_epochs: int) -> float:
         return epoch / n_warmup
     progress = (epoch - n_warmup) / max(n_epochs - n_warmup, 1)
     return 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def trial_orders(n_trials: int, seed: int) -> Iterator[NDArray[np.intp]]:
+    """Yield the order of the trials in each epoch, without end; it depends on the seed alone."""
+    rng = np.random.default_rng([seed, n_trials])  # another stream than that of the augmentation
+    while True:
+        yield rng.permutation(n_trials)
 
 
 def recombine_segments(
