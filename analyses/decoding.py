@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -431,6 +432,39 @@ def verdicts(scores: xr.Dataset) -> dict[str, str]:
             imagery &= not (name.startswith(NETWORK) and wins_broadband_only)
         found[name] = IMAGERY if imagery else SLOW if slow else NOTHING
     return found
+
+
+def estimate_seconds(
+    trials: Trials,
+    pipeline: str,
+    condition: Condition,
+    folds: Sequence[TrialFold],
+    *,
+    n_permutations: int,
+    n_epochs: int,
+    seed: int,
+    device: str,
+) -> float:
+    """Estimate from one fold how long scores and null of one pipeline in one condition take, in seconds.
+
+    Parameters
+    ----------
+    trials, pipeline, condition, folds, n_permutations, n_epochs, seed, device
+        As for :func:`decode_trials`.
+    """
+    codes = np.unique(trials.y, return_inverse=True)[1]
+    few = 2  # epochs, or sets of labels: what is computed once is not counted again
+    network = pipeline.startswith(NETWORK)
+    decoder = _Decoder(pipeline, trials, condition, few if network else 1, seed, device)
+    seconds = []
+    for n in (1, few):
+        if network:
+            decoder.estimator.set_params(n_epochs=n)
+        start = time.perf_counter()
+        decoder.predict(folds[:1], np.stack([codes] * (1 if network else n)))
+        seconds.append(time.perf_counter() - start)
+    more = max(seconds[1] - seconds[0], 0.0) * (n_epochs if network else 1) * (n_permutations + 1)
+    return len(folds) * (seconds[0] + more)
 
 
 class _Decoder:

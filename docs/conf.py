@@ -41,7 +41,7 @@ class Commands(Directive):
     def run(self):
         import typer.main
 
-        from neuroattn.cli import app, fit_encoder, make_data  # noqa: F401 (each registers its verb)
+        from neuroattn.cli import app, decode_eeg, fit_encoder, make_data  # noqa: F401 (each registers its verb)
 
         return list(self.sections(typer.main.get_command(app), "neuroattn"))
 

@@ -17,6 +17,8 @@ app = typer.Typer(
 )
 make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in the layouts of real ones.")
 app.add_typer(make_data_app, name="make-data")
+decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG recordings.")
+app.add_typer(decode_eeg_app, name="decode-eeg")
 
 
 @app.callback(invoke_without_command=True)
@@ -28,7 +30,7 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    from neuroattn.cli import fit_encoder, make_data  # noqa: F401 (each registers its verb)
+    from neuroattn.cli import decode_eeg, fit_encoder, make_data  # noqa: F401 (each registers its verb)
 
     try:
         code = app(standalone_mode=False)

@@ -17,7 +17,7 @@ import neuroattn
 from neuroattn.cli import app, main
 
 # Registering the verbs is what main does first.
-from neuroattn.cli import fit_encoder, make_data  # noqa: F401  # isort: skip
+from neuroattn.cli import decode_eeg, fit_encoder, make_data  # noqa: F401  # isort: skip
 
 
 def verbs(command=None, name=()):
