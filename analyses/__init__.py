@@ -7,7 +7,9 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from neuroattn.analyses.encoder_study import run_encoder_study
+from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
+from neuroattn.analyses.token_masking import masking_effect
 
 if TYPE_CHECKING:
     from neuroattn.analyses.decoder import Decoder, read_trials
@@ -30,6 +32,9 @@ __all__ = [
     "Decoder",
     "decode_recording",
     "decode_trials",
+    "evaluate_encoder",
+    "map_attention",
+    "masking_effect",
     "read_trials",
     "run_encoder_study",
     "seed_agreement",

@@ -587,7 +587,7 @@ def _thinned(folds: Sequence[TrialFold], codes: NDArray[np.intp], size: int, see
 def _empty(
     names: Sequence[str],
     conditions: Sequence[Condition],
-    subjects: Sequence[str],
+    subjects: NDArray[Any],
     trials: Trials,
     classes: NDArray[Any],
     sizes: Sequence[int],

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroattn.analyses.encoder_study import Progress, counting
+from neuroattn.analyses.fits import Progress, counting
 from neuroattn.datasets import Recording, make_nsd_like
 from neuroattn.encoding import Backbone, extract_features
 

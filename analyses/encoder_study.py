@@ -1,81 +1,91 @@
-"""Fit encoders to one recording, score them side by side, and write everything a reader needs."""
+"""Fit encoders to recordings, score them side by side, and write everything a reader needs."""
 
 from __future__ import annotations
 
-import hashlib
 import json
 import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import xarray as xr
 from numpy.typing import NDArray
 
 from neuroattn import __version__
 from neuroattn._checks import check_option, check_range
-from neuroattn.analyses.report import write_encoder_report
-from neuroattn.datasets import Fold, Recording, Rows, split_stimuli
+from neuroattn.analyses.fits import (
+    MIXTURES,
+    MODELS,
+    Column,
+    Data,
+    FitSpec,
+    Progress,
+    Source,
+    counting,
+    feature_shape,
+    fingerprint,
+    model_folder,
+    new_encoder,
+    open_features,
+    prepare_data,
+    rows_of,
+)
+from neuroattn.analyses.grid import Job, check_workers, run_fits
+from neuroattn.analyses.group import summarise_group
+from neuroattn.analyses.report import write_encoder_report, write_group_report
+from neuroattn.analyses.scores import (
+    N_RESAMPLES,
+    HeldOut,
+    collect_attention,
+    contender_of,
+    permutation_null,
+    score_predictions,
+    write_predictions,
+)
+from neuroattn.analyses.sources import RecordingSource
+from neuroattn.analyses.token_masking import masking_effect
+from neuroattn.datasets import Recording
 from neuroattn.datasets.export import export_map
-from neuroattn.encoding import (
-    Backbone,
-    BrainEncoder,
-    Encoder,
-    FactorizedEncoder,
-    NetworkEncoder,
-    PooledRidgeEncoder,
-    ProbeEncoder,
-    RidgeEncoder,
-    extract_features,
-)
-from neuroattn.metrics import (
-    bootstrap_correlation,
-    pearson_r,
-    r2_over_ceiling,
-    r2_over_ceiling_algonauts,
-    roi_summary,
-    shuffled_correlation,
-)
+from neuroattn.encoding import Backbone, BrainEncoder, NetworkEncoder, extract_features, load_encoder
 from neuroattn.results import provenance, replacing, write_json, write_netcdf
 
-MODELS: dict[str, type[Encoder]] = {
-    "attention": BrainEncoder,
-    "ridge": RidgeEncoder,
-    "pooled-ridge": PooledRidgeEncoder,
-    "factorized": FactorizedEncoder,
-    "probe": ProbeEncoder,
-}
-N_RESAMPLES = 1000
-N_SHUFFLES = 100
-N_MAPS = 32  # test images whose attention is kept
+DEFAULT_MODELS = ("attention", "ridge", "pooled-ridge", "factorized", "probe")
+MASKED_FRACTION = 0.1  # of the tokens, in the control of the attention maps
+N_RANDOM_MASKS = 10
+N_MASKED = 64  # test stimuli of that control, which predicts anew for every query
 
-Progress = Callable[[str, int, int], None]
-"""Called with a stage, the steps done and the steps in all."""
+Load = Callable[[], Recording]
+Backbones = Backbone | Mapping[str, Backbone] | None
 
 
 def run_encoder_study(
-    recording: Recording,
+    recording: Recording | Load | Mapping[str, Recording | Load],
     out: str | Path,
     *,
-    models: Sequence[str] = tuple(MODELS),
+    models: Sequence[str] = DEFAULT_MODELS,
     options: Mapping[str, Mapping[str, Any]] | None = None,
-    backbone: Backbone | None = None,
+    backbone: Backbones = None,
     pool: int | None = None,
     cache: str | Path | None = None,
-    split: str | Path = "given",
+    dtype: str = "float32",
+    split: str | Path | None = None,
     seed: int = 0,
     n_seeds: int = 1,
+    ensemble: bool = False,
     min_ceiling: float = 0.1,
+    n_shuffles: int = 1000,
     n_permutations: int = 0,
     export: str | None = None,
     device: str = "auto",
+    workers: int = 0,
+    scheduler: str | None = None,
+    threads: int | None = None,
     resume: bool = False,
     progress: Progress | None = None,
     command: str = "",
@@ -86,34 +96,57 @@ def run_encoder_study(
     k-fold split give one out-of-fold prediction a stimulus; they are scored as deviations from the mean of their
     training responses, which otherwise would correlate negatively with what is held out.
 
+    Subjects, layers, models, seeds and folds make a grid of fits that know nothing of each other. They run one after
+    another, or on workers, with the same result.
+
     Parameters
     ----------
-    recording : Recording
-        Rows of one stimulus are averaged first.
+    recording : Recording, callable, or mapping of subject to either
+        Rows of one stimulus are averaged first. A callable returns the recording and must be importable where fits
+        run, for instance ``functools.partial(load_algonauts, root, 1)``. Several subjects are studied in folders of
+        their names in ``out``, beside a summary over subjects.
     out : str or Path
-        Folder for ``scores.nc``, ``roi_scores.nc``, ``attention.nc``, ``predictions.zarr``, ``report.html`` and a
-        folder ``models/NAME/seed-S/fold-F`` with ``model.safetensors`` and ``config.json`` for every fit.
-    models : sequence of {"attention", "ridge", "pooled-ridge", "factorized", "probe"}
+        Folder for ``scores.nc``, ``roi_scores.nc``, ``attention.nc``, ``masking.nc``, ``predictions.zarr``,
+        ``report.html`` and a folder ``models/NAME/seed-S/fold-F`` with ``model.safetensors`` and ``config.json`` for
+        every fit. For several subjects one such folder each, and ``group.nc`` and ``report.html``.
+    models : sequence of str
+        "attention", "ridge", "pooled-ridge", "pca-regression", "factorized", "gaussian", "convolution", "probe", and,
+        where there are several layers, "attention-layermix" and "banded-ridge", which read all of them at once.
     options : mapping of model to parameters, optional
         Parameters other than the defaults, for instance ``{"attention": {"layers": 2}}``.
-    backbone : Backbone, optional
-        Turns the recording's images into features; None takes the recording's features.
+    backbone : Backbone or mapping of layer to Backbone, optional
+        Turns the recording's images into features; None takes the recording's features. With several layers, from
+        ``load_backbone(name, layers=[...])``, every model is fitted to every layer, as "MODEL@LAYER".
     pool : int, optional
         Average the tokens to ``pool`` x ``pool`` first.
     cache : str or Path, optional
         Folder of stored features; default ``features`` in ``out``.
-    split : str or Path
-        See :func:`neuroattn.datasets.split_stimuli`.
+    dtype : {"float32", "float16"}
+        Of stored features.
+    split : str or Path, optional
+        See :func:`neuroattn.datasets.split_stimuli`. None is "given" for data with a partition of their own, else
+        "test=200,seed=0".
     seed, n_seeds : int
         Seeds ``seed .. seed + n_seeds - 1`` for networks on a fixed partition. A k-fold split brings its own seeds.
+    ensemble : bool, default False
+        Add "MODEL@ensemble" for every network: seeds averaged, then layers weighted for each unit by a softmax of 40
+        times their correlation on the stimuli that early stopping watched [1]_.
     min_ceiling : float, default 0.1
         Units with a lower noise ceiling have no ``r2_over_ceiling``.
+    n_shuffles : int, default 1000
+        Shuffles of the test stimuli for the p-value of every unit; 0 leaves them out.
     n_permutations : int, default 0
         Fit the ridge models so many times again to responses whose training rows are permuted: the null of no
         relation between stimuli and responses, penalties chosen anew.
     export : {"gifti", "mgh", "nifti"}, optional
         Also write maps of the scores.
     device : str
+    workers : int, default 0
+        Processes to fit on, one thread each; 0 fits in this process. Needs dask.
+    scheduler : str, optional
+        Address of a running dask scheduler to fit on instead.
+    threads : int, optional
+        Threads of a fit. Equal numbers of threads give equal bits; default all cores in this process, 1 on workers.
     resume : bool, default False
         Continue in ``out``: finished fits are kept, an interrupted one goes on where it was.
     progress : callable, optional
@@ -123,12 +156,18 @@ def run_encoder_study(
     Returns
     -------
     Dataset
-        ``scores.nc``: dims subject, model, seed, unit, roi, bound.
+        ``scores.nc``, dims subject, model, seed, unit, roi, bound; for several subjects ``group.nc``, dims model,
+        roi, bound.
 
     Raises
     ------
     ValueError
         If no model applies, or ``out`` holds another study.
+
+    References
+    ----------
+    .. [1] Adeli, Sun & Kriegeskorte (2025). Transformer brain encoders explain human high-level visual responses.
+       arXiv:2505.17329.
 
     Examples
     --------
@@ -144,169 +183,403 @@ def run_encoder_study(
     (True, True)
     """
     started = time.monotonic()
-    report_step = progress or (lambda stage, done, total: None)
+    step = progress or (lambda stage, done, total: None)
     check_range("n_seeds", n_seeds, 1)
     check_range("min_ceiling", min_ceiling, 0, 1)
+    check_range("n_shuffles", n_shuffles, 0)
     for name in models:
         check_option("model", name, MODELS)
-    shape = feature_shape(recording, backbone, pool)
-    reasons = {
-        name: "not applicable: no spatial tokens"
-        for name in models
-        if MODELS[name].needs_tokens and len(shape) != 3
-    }
-    applicable = [name for name in models if name not in reasons]
-    if not applicable:
-        raise ValueError(f"model {', '.join(models)} needs spatial tokens, got features of shape {shape}")
-    # What does not fit is refused before anything is written.
-    for name in applicable:
-        encoder = new_encoder(name, recording, (options or {}).get(name, {}), seed, device)
-        if isinstance(encoder, NetworkEncoder):
-            encoder.build_network(shape[0], (shape[1], shape[2]), recording.n_units)
-    if export is not None:
-        with tempfile.TemporaryDirectory() as trial:
-            nothing = np.full(recording.n_units, np.nan)
-            export_map(nothing, recording, Path(trial) / "map", export, name="trial")
-    recording = average_repeats(recording)
-    folds = split_stimuli(recording.stimulus_ids, split, test=recording.test)
+    check_workers(workers, scheduler)
+    away = workers > 0 or scheduler is not None
+    subjects = recording if isinstance(recording, Mapping) else {"": recording}
+    if not subjects:
+        raise ValueError("recording must hold at least one subject, got none")
+    if away and any(isinstance(one, Recording) for one in subjects.values()):
+        raise ValueError(
+            "recording must be given as a function that loads it, for instance "
+            "functools.partial(load_algonauts, root, 1), where fits run on workers"
+        )
+    settings = Settings(
+        models=tuple(models),
+        options={name: dict((options or {}).get(name, {})) for name in models},
+        backbone=backbone,
+        pool=pool,
+        cache=None if cache is None else Path(cache),
+        dtype=dtype,
+        split=None if split is None else str(split),
+        seed=seed,
+        n_seeds=n_seeds,
+        ensemble=ensemble,
+        min_ceiling=min_ceiling,
+        n_shuffles=n_shuffles,
+        n_permutations=n_permutations,
+        export=export,
+        device=device,
+        threads=1 if threads is None and away else threads,
+        command=command,
+    )
     out = Path(out)
+    if isinstance(recording, Mapping):
+        check_group(out)
+    studies = [
+        prepare_study(one, out / name, settings, resume and (out / name).exists() if name else resume, step)
+        for name, one in subjects.items()
+    ]
+    run_fits(
+        [job for study in studies for job in study.jobs],
+        workers=workers,
+        scheduler=scheduler,
+        progress=lambda done, total: step("fits", done, total),
+    )
+    results = [finish_study(study, started, step) for study in studies]
+    if not isinstance(recording, Mapping):
+        return results[0][0]
+    scores, roi_scores = zip(*results, strict=True)
+    group = summarise_group(dict(zip(recording, roi_scores, strict=True)))
+    group.attrs |= {
+        name: scores[0].attrs[name] for name in ("neuroattn_version", "seed", "simulated", "config")
+    }
+    write_netcdf(out / "group.nc", group)
+    write_group_report(
+        out / "report.html",
+        group=group,
+        config=report_config(studies[0], started),
+    )
+    return group
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """What the subjects of a study have in common: the arguments of :func:`run_encoder_study`."""
+
+    models: tuple[str, ...]
+    options: dict[str, dict[str, Any]]
+    backbone: Backbones
+    pool: int | None
+    cache: Path | None
+    dtype: str
+    split: str | None
+    seed: int
+    n_seeds: int
+    ensemble: bool
+    min_ceiling: float
+    n_shuffles: int
+    n_permutations: int
+    export: str | None
+    device: str
+    threads: int | None
+    command: str
+
+
+@dataclass(frozen=True)
+class Study:
+    """One subject's study, checked and with its features stored, whose fits can run."""
+
+    settings: Settings
+    data: Data
+    held_out: HeldOut
+    features: dict[str, Any]
+    jobs: list[Job]
+    reasons: dict[str, str]
+    config: dict[str, Any]
+
+
+def prepare_study(
+    recording: Recording | Load, out: Path, settings: Settings, resume: bool, step: Progress
+) -> Study:
+    """Check everything that can be checked, open the folder, store features, and list the fits."""
+    load = None if isinstance(recording, Recording) else recording
+    if isinstance(recording, Recording):
+        given = recording
+    else:
+        given = recording(step) if isinstance(recording, RecordingSource) else recording()
+    backbone, options = settings.backbone, settings.options
+    split = settings.split or default_split(given)
+    shapes = feature_shapes(given, backbone, settings.pool)
+    columns, reasons = list_columns(settings.models, shapes)
+    if not columns:
+        shape = next(iter(shapes.values()))
+        if settings.models and set(settings.models) <= MIXTURES:
+            raise ValueError(
+                f"model {', '.join(settings.models)} needs several layers of one shape, got {shapes}"
+            )
+        raise ValueError(
+            f"model {', '.join(settings.models)} needs spatial tokens, got features of shape {shape}"
+        )
+    # What does not fit is refused before anything is written.
+    for column in columns:
+        encoder = new_encoder(column.model, given, options[column.model], settings.seed, settings.device)
+        if isinstance(encoder, NetworkEncoder):
+            mixed = [str(layer) for layer in shapes] if column.model in MIXTURES else None
+            n_channels, *grid = shapes[column.layer] if mixed is None else next(iter(shapes.values()))
+            encoder.build_network(n_channels, (grid[0], grid[1]), given.n_units, mixed)
+    if settings.export is not None:
+        with tempfile.TemporaryDirectory() as trial:
+            nothing = np.full(given.n_units, np.nan)
+            export_map(nothing, given, Path(trial) / "map", settings.export, name="trial")
+    source = Source(load, absolute_split(split), settings.pool)
+    data = prepare_data(given, source)
+    folds, kfold = data.folds, len(data.folds) > 1
     config: dict[str, Any] = {
-        "recording": recording.name,
-        "n_stimuli": recording.n_stimuli,
-        "n_units": recording.n_units,
-        "data": fingerprint(recording),
-        "models": list(models),
-        "options": {k: dict(v) for k, v in (options or {}).items()},
-        "backbone": None if backbone is None else backbone.config,
-        "pool": pool,
-        "split": str(split),
-        "seed": seed,
-        "n_seeds": n_seeds,
-        "min_ceiling": min_ceiling,
-        "n_permutations": n_permutations,
+        "recording": given.name,
+        "n_stimuli": data.recording.n_stimuli,
+        "n_units": given.n_units,
+        "data": fingerprint(data.recording),
+        "models": list(settings.models),
+        "options": options,
+        "backbone": describe_backbone(backbone),
+        "pool": settings.pool,
+        "dtype": settings.dtype,
+        "split": split,
+        "seed": settings.seed,
+        "n_seeds": settings.n_seeds,
+        "ensemble": settings.ensemble,
+        "min_ceiling": settings.min_ceiling,
+        "n_shuffles": settings.n_shuffles,
+        "n_permutations": settings.n_permutations,
     }
     open_study(out, config, resume)
+    paths = store_features(data.recording, backbone, settings, out, step)
+    features = {
+        column.label: paths
+        if column.model in MIXTURES or not isinstance(paths, dict)
+        else paths[str(column.layer)]
+        for column in columns
+    }
+    seeds = (
+        sorted({fold.seed for fold in folds})
+        if kfold
+        else list(range(settings.seed, settings.seed + settings.n_seeds))
+    )
+    jobs = []
+    for column in columns:
+        for s in seeds:
+            for i, fold in enumerate(folds):
+                if kfold and fold.seed != s:
+                    continue
+                if not kfold and s != seeds[0] and not issubclass(MODELS[column.model], NetworkEncoder):
+                    continue  # a closed-form model on a fixed partition is the same for every seed
+                spec = FitSpec(
+                    folder=model_folder(out.resolve(), column.label, s, fold.fold),
+                    source=source,
+                    features=features[column.label],
+                    column=column,
+                    options=options[column.model],
+                    seed=s,
+                    fold=i,
+                    device=settings.device,
+                    threads=settings.threads,
+                )
+                jobs.append(Job(spec, data))
+    held_out = HeldOut(out, data, columns, seeds, settings.ensemble)
+    return Study(settings, data, held_out, features, jobs, reasons, config)
 
-    features: Any = recording.features
-    if backbone is not None and recording.images is not None:
-        features = extract_features(
-            recording.images,
-            backbone,
-            out / "features" if cache is None else Path(cache),
-            pool=pool,
-            progress=counting(report_step, "features", recording.n_stimuli),
-        )
-    elif pool is not None:
-        features = pool_tokens(features, pool)
 
-    seeds = sorted({fold.seed for fold in folds}) if len(folds) > 1 else list(range(seed, seed + n_seeds))
-    shown = shown_stimuli(folds)
-    jobs = [
-        (name, s, fold)
-        for name in applicable
-        for s in seeds
-        for fold in folds
-        if len(folds) == 1 or fold.seed == s
-    ]
-    for i, (name, s, fold) in enumerate(jobs):
-        report_step("fits", i, len(jobs))
-        if len(folds) == 1 and s != seeds[0] and not issubclass(MODELS[name], NetworkEncoder):
-            continue  # a closed-form model on a fixed partition is the same for every seed
-        fit_one(
-            recording,
-            features,
-            fold,
-            model_folder(out, name, s, fold.fold),
-            new_encoder(name, recording, (options or {}).get(name, {}), s, device),
-            shown,
-        )
-    report_step("fits", len(jobs), len(jobs))
+def list_columns(
+    models: Sequence[str], shapes: Mapping[str | None, tuple[int, ...]]
+) -> tuple[list[Column], dict[str, str]]:
+    """Return the columns of a study, and the reason for each model or column that does not apply.
 
-    report_step("scores", 0, 1)
-    predictions = collect_predictions(out, recording, folds, applicable, seeds)
-    scores, roi_scores = score_predictions(predictions, recording, folds, min_ceiling=min_ceiling, seed=seed)
-    if n_permutations:
+    Examples
+    --------
+    >>> columns, reasons = list_columns(["attention", "ridge"], {"block3": (8, 7, 7), "head": (8,)})
+    >>> [column.label for column in columns], reasons
+    (['attention@block3', 'ridge@block3', 'ridge@head'], {'attention@head': 'not applicable: no spatial tokens'})
+    """
+    columns, reasons = [], {}
+    for name in models:
+        mixture = name in MIXTURES
+        if mixture and len(shapes) < 2:
+            reasons[name] = "not applicable: one layer, and it mixes several layers"
+            continue
+        if name == "attention-layermix" and len(set(shapes.values())) > 1:
+            reasons[name] = "not applicable: layers of different shapes"
+            continue
+        for layer, shape in [(None, next(iter(shapes.values())))] if mixture else shapes.items():
+            column = Column(name, layer)
+            if MODELS[name].needs_tokens and len(shape) != 3:
+                reasons[column.label] = "not applicable: no spatial tokens"
+            else:
+                columns.append(column)
+    return columns, reasons
+
+
+def default_split(recording: Recording) -> str:
+    """Return the data set's own partition, or 200 test stimuli where there is none."""
+    return "given" if recording.test is not None else "test=200,seed=0"
+
+
+def feature_shapes(
+    recording: Recording, backbone: Backbones, pool: int | None
+) -> dict[str | None, tuple[int, ...]]:
+    """Return the shape of the features of one stimulus by layer; None stands for the only one."""
+    if not isinstance(backbone, Mapping):
+        return {None: feature_shape(recording, backbone, pool)}
+    return {layer: feature_shape(recording, one, pool) for layer, one in backbone.items()}
+
+
+def store_features(
+    recording: Recording, backbone: Backbones, settings: Settings, out: Path, step: Progress
+) -> Path | dict[str, Path] | None:
+    """Store features of all images and return where, or None where the recording brings its own."""
+    if backbone is None or recording.images is None:
+        return None
+    stores = extract_features(
+        recording.images,
+        backbone,
+        out.resolve() / "features" if settings.cache is None else settings.cache.resolve(),
+        dtype=settings.dtype,
+        pool=settings.pool,
+        progress=counting(step, "features", recording.n_stimuli),
+    )
+    return {layer: store.path for layer, store in stores.items()} if isinstance(stores, dict) else stores.path
+
+
+def finish_study(study: Study, started: float, step: Progress) -> tuple[xr.Dataset, xr.Dataset]:
+    """Score the fits of one subject and write scores, maps and the report; return unit and region scores."""
+    settings, data, held_out = study.settings, study.data, study.held_out
+    recording, out, labels = data.recording, held_out.out, held_out.labels
+    for stale in (out / "models").glob("*/*/.*"):  # what a killed process was writing
+        shutil.rmtree(stale, ignore_errors=True)
+    contender = contender_of(held_out)
+    scores, roi_scores = score_predictions(
+        held_out,
+        labels,
+        held_out.seeds,
+        held_out.rows,
+        recording,
+        contender=contender,
+        min_ceiling=settings.min_ceiling,
+        n_shuffles=settings.n_shuffles,
+        seed=settings.seed,
+        progress=step,
+    )
+    if settings.n_permutations:
         null = permutation_null(
-            recording,
-            features,
-            folds,
-            applicable,
-            options or {},
+            held_out,
+            {label: open_features(path, recording) for label, path in study.features.items()},
+            settings.options,
             roi_scores,
-            n_permutations,
-            seed,
-            report_step,
+            settings.n_permutations,
+            settings.seed,
+            step,
         )
         roi_scores = roi_scores.merge(null)
-    attention = collect_attention(out, recording, folds, seeds, shown) if "attention" in applicable else None
+    mapped = mapped_column(study, contender)
+    attention = None if mapped is None else collect_attention(held_out, mapped)
+    masking = None if mapped is None or attention is None else measure_masking(study, mapped, step)
     attrs = {
-        **provenance(seed, config),
+        **provenance(settings.seed, study.config),
         "simulated": int(recording.simulated),
-        "min_ceiling": min_ceiling,
-        "not_applicable": json.dumps(reasons),
+        "min_ceiling": settings.min_ceiling,
+        "contender": contender or "",
+        "not_applicable": json.dumps(study.reasons),
     }
     for dataset in (scores, roi_scores):
         dataset.attrs |= attrs
     with replacing(out / "predictions.zarr") as temporary:
-        predictions.to_dataset().assign_attrs(attrs).to_zarr(temporary, zarr_format=3, consolidated=False)
+        write_predictions(temporary, held_out, attrs)
     if attention is not None:
         write_netcdf(out / "attention.nc", attention.assign_attrs(attention.attrs | attrs).to_dataset())
+    if masking is not None:
+        write_netcdf(out / "masking.nc", masking.assign_attrs(masking.attrs | attrs))
     write_netcdf(out / "roi_scores.nc", roi_scores)
     write_netcdf(out / "scores.nc", scores)
-    if export is not None:
+    if settings.export is not None:
         mean = scores.mean("seed").isel(subject=0)
         for variable in ("correlation", "r2_over_ceiling"):
-            for name in applicable:
-                values = mean[variable].sel(model=name).values
-                export_map(values, recording, out / "maps" / f"{name}_{variable}", export, name=variable)
-    images = None if recording.images is None else recording.images[shown]
+            for label in labels:
+                values = mean[variable].sel(model=label).values
+                stem = out / "maps" / f"{label}_{variable}"
+                export_map(values, recording, stem, settings.export, name=variable)
     write_encoder_report(
         out / "report.html",
         scores=scores,
         roi_scores=roi_scores,
         attention=attention,
-        images=images,
-        truth=shown_truth(recording, shown),
+        masking=masking,
+        images=None if recording.images is None else recording.images[data.shown],
+        truth=shown_truth(recording, data.shown),
         surface=recording.surface,
-        config={
-            "command": command,
-            "dataset": recording.name,
-            "backbone": "given features" if backbone is None else backbone.config["name"],
-            "layer": "as given" if backbone is None else backbone.config["layer"],
-            "split": str(split),
-            "seeds": [int(s) for s in seeds],
-            "n_train": len(folds[0].train),
-            "n_test": predictions.sizes["stimulus"],
-            "n_bootstrap": N_RESAMPLES,
-            "notes": list(recording.notes),
-            "versions": versions(),
-            "durations": {"in all": time.monotonic() - started},
-            "not_applicable": reasons,
-        },
+        config=report_config(study, started),
     )
-    report_step("scores", 1, 1)
-    return scores
+    return scores, roi_scores
 
 
-def counting(progress: Progress, stage: str, total: int) -> Callable[[int], None]:
-    """Return a callback for steps just done that reports all steps done.
+def report_config(study: Study, started: float) -> dict[str, Any]:
+    """Return what the report says about the run."""
+    settings, backbone, folds = study.settings, study.settings.backbone, study.data.folds
+    several = list(backbone.values()) if isinstance(backbone, Mapping) else [backbone] if backbone else []
+    return {
+        "command": settings.command,
+        "dataset": study.data.recording.name,
+        "backbone": several[0].config["name"] if several else "given features",
+        "layer": ", ".join(str(one.config["layer"]) for one in several) or "as given",
+        "split": study.config["split"],
+        "seeds": [int(s) for s in study.held_out.seeds],
+        "n_train": len(folds[0].train),
+        "n_test": len(study.held_out.rows),
+        "n_bootstrap": N_RESAMPLES,
+        "notes": list(study.data.recording.notes),
+        "versions": versions(),
+        "durations": {"in all": time.monotonic() - started},
+        "not_applicable": study.reasons,
+    }
+
+
+def mapped_column(study: Study, contender: str | None) -> str | None:
+    """Return the column whose attention maps are shown: the contender, or the best validated of an ensemble."""
+    if contender is None or not contender.endswith("@ensemble"):
+        return contender
+    single = HeldOut(study.held_out.out, study.data, study.held_out.columns, study.held_out.seeds)
+    return contender_of(single)
+
+
+def measure_masking(study: Study, label: str, step: Progress) -> xr.Dataset | None:
+    """Measure what masking the attended tokens costs on the first test stimuli of the first fold and seed."""
+    fold = study.data.folds[0]
+    folder = model_folder(study.held_out.out, label, study.held_out.seeds[0], fold.fold)
+    encoder = load_encoder(folder).set_params(device=study.settings.device)
+    if not isinstance(encoder, BrainEncoder) or isinstance(study.features[label], dict):
+        return None
+    step("masking", 0, 1)
+    features, rows = open_features(study.features[label], study.data.recording), fold.test[:N_MASKED]
+    effect: xr.Dataset = masking_effect(
+        encoder,
+        rows_of(features, rows),
+        np.asarray(study.data.recording.responses[rows]),
+        fractions=(MASKED_FRACTION,),
+        n_random=N_RANDOM_MASKS,
+        seed=study.settings.seed,
+    )
+    step("masking", 1, 1)
+    return effect
+
+
+def describe_backbone(backbone: Backbones) -> dict[str, Any] | None:
+    """Return the configuration of a backbone, or of every layer."""
+    if isinstance(backbone, Mapping):
+        return {layer: one.config for layer, one in backbone.items()}
+    return None if backbone is None else backbone.config
+
+
+def absolute_split(split: str) -> str:
+    """Return a split that means the same in every folder: the path of a file in full.
 
     Examples
     --------
-    >>> step = counting(print, "features", 96)
-    >>> step(32), step(32)
-    features 32 96
-    features 64 96
-    (None, None)
+    >>> absolute_split("test=200,seed=0")
+    'test=200,seed=0'
     """
-    done = 0
+    return str(Path(split).resolve()) if Path(split).is_file() else split
 
-    def step(n: int) -> None:
-        nonlocal done
-        done += n
-        progress(stage, done, total)
 
-    return step
+def check_group(out: Path) -> None:
+    """Refuse a folder for several subjects that is a file or the study of one."""
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out {out} must be a folder, got a file")
+    if (out / "config.json").is_file():
+        raise ValueError(f"out {out} holds the study of one subject; choose another folder")
 
 
 def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
@@ -346,9 +619,9 @@ def open_study(out: Path, config: Mapping[str, Any], resume: bool) -> None:
 
 def estimate_training(
     recording: Recording,
-    models: Sequence[str],
+    columns: Sequence[Column],
     options: Mapping[str, Mapping[str, Any]],
-    shape: tuple[int, ...],
+    shapes: Mapping[str | None, tuple[int, ...]],
     n_train: int,
     device: str,
 ) -> dict[str, float]:
@@ -357,9 +630,9 @@ def estimate_training(
     Parameters
     ----------
     recording : Recording
-    models : sequence of str
+    columns : sequence of Column
     options : mapping of model to parameters
-    shape : tuple of int
+    shapes : mapping of layer to tuple of int
         Features of one stimulus.
     n_train : int
         Training stimuli.
@@ -368,446 +641,26 @@ def estimate_training(
     Returns
     -------
     dict of str to float
-        Seconds by model if training runs to its last epoch; models in closed form take seconds and are left out.
+        Seconds by column if training runs to its last epoch; models in closed form take seconds and are left out.
     """
     import torch
 
     seconds = {}
-    for name in models:
-        encoder = new_encoder(name, recording, options.get(name, {}), 0, device)
-        if not isinstance(encoder, NetworkEncoder) or len(shape) != 3:
+    for column in columns:
+        encoder = new_encoder(column.model, recording, options.get(column.model, {}), 0, device)
+        if not isinstance(encoder, NetworkEncoder):
             continue
-        network = encoder.build_network(shape[0], (shape[1], shape[2]), recording.n_units).to(device)
-        batch = torch.zeros(encoder.batch_size, *shape, device=device)
+        mixed = [str(layer) for layer in shapes] if column.model in MIXTURES else None
+        shape = next(iter(shapes.values())) if mixed else shapes[column.layer]
+        network = encoder.build_network(shape[0], (shape[1], shape[2]), recording.n_units, mixed).to(device)
+        batch = torch.zeros(encoder.batch_size, *([len(mixed)] if mixed else []), *shape, device=device)
         for _ in range(2):  # the first step also allocates
             start = time.perf_counter()
             network(batch).square().mean().backward()
             step = time.perf_counter() - start
         n_batches = -(-n_train * (1 - encoder.validation_fraction) // encoder.batch_size)
-        seconds[name] = step * n_batches * encoder.epochs
+        seconds[column.label] = step * n_batches * encoder.epochs
     return seconds
-
-
-def fingerprint(recording: Recording) -> str:
-    """Return a hash of stimuli, regions and some responses, by which a resumed study knows its data.
-
-    Examples
-    --------
-    >>> from neuroattn.results import label_rois
-    >>> one = Recording("a", np.zeros((3, 1), "f4"), label_rois({"V1": [True]}),
-    ...                 stimulus_ids=np.array(["x", "y", "z"]), features=np.zeros((3, 2), "f4"))
-    >>> fingerprint(one) == fingerprint(replace(one, responses=np.ones((3, 1), "f4")))
-    False
-    """
-    rows = np.unique(np.linspace(0, recording.n_stimuli - 1, 16).astype(int))
-    digest = hashlib.blake2b(digest_size=8)
-    digest.update("\n".join(recording.stimulus_ids.tolist()).encode())
-    digest.update(np.packbits(recording.rois.values).tobytes())
-    digest.update(np.ascontiguousarray(recording.responses[rows]).tobytes())
-    return digest.hexdigest()
-
-
-def feature_shape(recording: Recording, backbone: Backbone | None, pool: int | None) -> tuple[int, ...]:
-    """Return the shape of the features of one stimulus, (channel, y, x), or (channel,) without tokens.
-
-    Examples
-    --------
-    >>> from neuroattn.results import label_rois
-    >>> cells = Recording("a", np.zeros((3, 1), "f4"), label_rois({"V4": [True]}),
-    ...                   stimulus_ids=np.arange(3).astype(str), features=np.zeros((3, 8, 14, 14), "f4"))
-    >>> feature_shape(cells, None, pool=7)
-    (8, 7, 7)
-    """
-    if backbone is not None:
-        if recording.images is None:
-            raise ValueError("backbone must be None for a recording without images")
-        shape: tuple[int, ...] = (backbone.n_channels, *backbone.grid)
-    elif recording.features is not None:
-        shape = tuple(recording.features.shape[1:])
-    else:
-        raise ValueError("backbone must be given for a recording of images without features")
-    if pool is None:
-        return shape
-    check_range("pool", pool, 1)
-    if len(shape) != 3:
-        raise ValueError(f"pool must be None for features without spatial tokens, got {pool}")
-    return (shape[0], pool, pool)
-
-
-def average_repeats(recording: Recording) -> Recording:
-    """Average rows that show the same stimulus.
-
-    A stimulus never falls on both sides of a split, so this averages within partitions only.
-
-    Examples
-    --------
-    >>> from neuroattn.results import label_rois
-    >>> twice = Recording("a", np.array([[0.0], [2.0], [5.0]], "f4"), label_rois({"V1": [True]}),
-    ...                   stimulus_ids=np.array(["x", "x", "y"]), features=np.zeros((3, 2), "f4"))
-    >>> average_repeats(twice).responses.ravel()
-    array([1., 5.], dtype=float32)
-    """
-    ids, first, row_of = np.unique(recording.stimulus_ids, return_index=True, return_inverse=True)
-    if len(ids) == recording.n_stimuli:
-        return recording
-    if recording.test is not None and any(
-        recording.test[row_of == i].any() != recording.test[row_of == i].all() for i in range(len(ids))
-    ):
-        raise ValueError("recording has a stimulus in its training and its test partition")
-    order = np.sort(first)
-    total = np.zeros((len(ids), recording.n_units))
-    np.add.at(total, np.searchsorted(order, first)[row_of], np.asarray(recording.responses, dtype=np.float64))
-    count = np.bincount(np.searchsorted(order, first)[row_of])[:, None]
-    note = f"{recording.n_stimuli} rows averaged to {len(ids)} stimuli"
-    return replace(
-        recording,
-        responses=(total / count).astype(np.float32),
-        stimulus_ids=recording.stimulus_ids[order],
-        images=None if recording.images is None else recording.images[order],
-        features=None if recording.features is None else recording.features[order],
-        test=None if recording.test is None else recording.test[order],
-        notes=(*recording.notes, note),
-    )
-
-
-def pool_tokens(features: NDArray[Any], pool: int) -> NDArray[np.float32]:
-    """Average tokens to a ``pool`` x ``pool`` grid.
-
-    Examples
-    --------
-    >>> pool_tokens(np.ones((2, 3, 14, 14), "f4"), 7).shape
-    (2, 3, 7, 7)
-    """
-    import torch
-
-    tokens = torch.from_numpy(np.array(features, dtype=np.float32))  # a copy: torch wants it writable
-    return torch.nn.functional.adaptive_avg_pool2d(tokens, pool).numpy()
-
-
-def new_encoder(
-    name: str, recording: Recording, options: Mapping[str, Any], seed: int, device: str
-) -> Encoder:
-    """Build an unfitted encoder for the units of a recording."""
-    cls = MODELS[name]
-    if issubclass(cls, NetworkEncoder):
-        return cls(rois=recording.rois, **({"seed": seed, "device": device} | dict(options)))
-    return cls(**options)
-
-
-def model_folder(out: Path, name: str, seed: int, fold: int) -> Path:
-    """Return the folder of one fit."""
-    return out / "models" / name / f"seed-{seed}" / f"fold-{fold}"
-
-
-def shown_stimuli(folds: Sequence[Fold]) -> NDArray[np.intp]:
-    """Return the rows whose attention is kept: the first ones that are tested."""
-    tested = np.unique(np.concatenate([fold.test for fold in folds]))
-    return tested[:N_MAPS]
-
-
-def fit_one(
-    recording: Recording,
-    features: Any,
-    fold: Fold,
-    folder: Path,
-    encoder: Encoder,
-    shown: NDArray[np.intp],
-) -> None:
-    """Fit one model to one fold unless its folder is there, and store it with its predictions."""
-    if folder.is_dir():
-        return
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    train, responses = rows_of(features, fold.train), rows_of(recording.responses, fold.train)
-    state = folder.with_name(f"{folder.name}.training")
-    if isinstance(encoder, NetworkEncoder):
-        encoder.fit(train, responses, checkpoint=state)
-    else:
-        encoder.fit(train, responses)
-    predicted = encoder.predict(rows_of(features, fold.test))
-    with replacing(folder) as temporary:
-        encoder.save(temporary)
-        np.save(temporary / "predictions.npy", predicted.astype(np.float32))
-        if isinstance(encoder, BrainEncoder) and encoder.readout != "unit":
-            rows = np.intersect1d(fold.test, shown)
-            if len(rows):
-                write_netcdf(temporary / "attention.nc", encoder.attention(features[rows]).to_dataset())
-    shutil.rmtree(state, ignore_errors=True)
-
-
-def rows_of(table: Any, rows: NDArray[np.intp]) -> Any:
-    """Return rows of an array, or a view that reads rows of a store when they are asked for."""
-    return table[rows] if isinstance(table, np.ndarray) else Rows(table, rows)
-
-
-def collect_predictions(
-    out: Path, recording: Recording, folds: Sequence[Fold], models: Sequence[str], seeds: Sequence[int]
-) -> xr.DataArray:
-    """Return held-out predictions, dims (model, seed, stimulus, unit), of all stimuli that were tested."""
-    tested = np.unique(np.concatenate([fold.test for fold in folds]))
-    kfold = len(folds) > 1
-    table = np.full((len(models), len(seeds), len(tested), recording.n_units), np.nan, np.float32)
-    for m, name in enumerate(models):
-        for s, seed in enumerate(seeds):
-            for fold in folds:
-                if kfold and fold.seed != seed:
-                    continue
-                folder = model_folder(out, name, seed, fold.fold)
-                if not folder.is_dir():  # closed form on a fixed partition: one fit serves all seeds
-                    folder = model_folder(out, name, seeds[0], fold.fold)
-                predicted = np.load(folder / "predictions.npy", allow_pickle=False)
-                if kfold:
-                    predicted = predicted - np.asarray(recording.responses[fold.train]).mean(0)
-                table[m, s, np.searchsorted(tested, fold.test)] = predicted
-    return xr.DataArray(
-        table,
-        dims=("model", "seed", "stimulus", "unit"),
-        coords={
-            # Text of any length: zarr has no specification for text of a fixed one, and would warn.
-            "model": np.asarray(models, dtype=object),
-            "seed": list(seeds),
-            "stimulus": recording.stimulus_ids[tested].astype(object),
-            "row": ("stimulus", tested),
-        },
-        name="prediction",
-        attrs={
-            "units": "units of the responses" + (", minus the mean of training responses" if kfold else "")
-        },
-    )
-
-
-def collect_attention(
-    out: Path, recording: Recording, folds: Sequence[Fold], seeds: Sequence[int], shown: NDArray[np.intp]
-) -> xr.DataArray | None:
-    """Return head-mean maps of held-out stimuli, dims (seed, stimulus, query, y, x), or None where there are none."""
-    per_seed = []
-    for seed in seeds:
-        parts = []
-        for fold in folds:
-            path = model_folder(out, "attention", seed, fold.fold) / "attention.nc"
-            rows = np.intersect1d(fold.test, shown)
-            if (len(folds) == 1 or fold.seed == seed) and len(rows) and path.is_file():
-                parts.append(
-                    xr.load_dataset(path, engine="h5netcdf")["attention"].assign_coords(
-                        row=("stimulus", rows)
-                    )
-                )
-        if not parts:
-            return None
-        per_seed.append(xr.concat(parts, dim="stimulus").sortby("row"))
-    attention = xr.concat(
-        per_seed, dim=pd.Index(list(seeds), name="seed"), coords="minimal", compat="override"
-    )
-    return attention.assign_coords(stimulus=recording.stimulus_ids[attention["row"].values].astype(str))
-
-
-def score_predictions(
-    predictions: xr.DataArray,
-    recording: Recording,
-    folds: Sequence[Fold],
-    *,
-    min_ceiling: float = 0.1,
-    seed: int = 0,
-) -> tuple[xr.Dataset, xr.Dataset]:
-    """Score held-out predictions by unit and by region.
-
-    Intervals are percentiles over resampled test stimuli, paired between models; the null shuffles which test
-    stimulus a prediction belongs to. Region scores average over seeds and units.
-
-    Parameters
-    ----------
-    predictions : DataArray, dims (model, seed, stimulus, unit)
-        With the coordinate ``row`` along ``stimulus``.
-    recording : Recording
-    folds : sequence of Fold
-    min_ceiling : float, default 0.1
-    seed : int, default 0
-
-    Returns
-    -------
-    scores : Dataset, dims (subject, model, seed, unit, roi, bound)
-    roi_scores : Dataset, dims (model, roi, bound)
-        ``difference`` is the attention model minus the best of the others, chosen on the same stimuli, which favours
-        the baseline.
-    """
-    y = np.asarray(recording.responses[predictions["row"].values])
-    ceiling = (
-        np.full(recording.n_units, np.nan) if recording.noise_ceiling is None else recording.noise_ceiling
-    )
-    members = with_all_units(recording.rois)
-    models, seeds = predictions["model"].values, predictions["seed"].values
-    shape = (len(models), len(seeds), recording.n_units)
-    r, interval = np.full(shape, np.nan), np.full((*shape, 2), np.nan)
-    statistics: dict[str, Callable[[NDArray[Any]], NDArray[Any]]] = {
-        "correlation": lambda values: values,
-        "r2_over_ceiling": lambda values: r2_over_ceiling(values, ceiling, min_ceiling=min_ceiling),
-    }
-    resampled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
-    shuffled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
-    for m, model in enumerate(models):
-        draws: dict[str, Any] = dict.fromkeys(statistics, 0.0)
-        nulls: dict[str, Any] = dict.fromkeys(statistics, 0.0)
-        for s, _ in enumerate(seeds):
-            predicted = predictions.sel(model=model).isel(seed=s).values
-            r[m, s] = pearson_r(y, predicted)
-            boot = bootstrap_correlation(y, predicted, n_resamples=N_RESAMPLES, seed=seed)
-            null = shuffled_correlation(y, predicted, n_shuffles=N_SHUFFLES, seed=seed)
-            known = np.isfinite(r[m, s])
-            interval[m, s, known] = np.nanpercentile(boot[:, known], [2.5, 97.5], axis=0).T
-            for name, function in statistics.items():
-                draws[name] = draws[name] + roi_means(function(boot), members) / len(seeds)
-                nulls[name] = nulls[name] + roi_means(function(null), members).mean(0) / len(seeds)
-        for name in statistics:
-            resampled[name].append(np.asarray(draws[name]))
-            shuffled[name].append(np.asarray(nulls[name]))
-
-    labels = {name: recording.rois[name].variable for name in ("hemisphere", "unit_kind", "vertex_index")}
-    scores = xr.Dataset(
-        {
-            "correlation": (("model", "seed", "unit"), r),
-            "correlation_ci": (("model", "seed", "unit", "bound"), interval),
-            "noise_ceiling": ("unit", ceiling),
-            "r2_over_ceiling": (
-                ("model", "seed", "unit"),
-                r2_over_ceiling(r, ceiling, min_ceiling=min_ceiling),
-            ),
-            "r2_over_ceiling_algonauts": (("model", "seed", "unit"), r2_over_ceiling_algonauts(r, ceiling)),
-        },
-        coords={
-            "model": models,
-            "seed": seeds,
-            "bound": ["low", "high"],
-            "roi": recording.rois["roi"].values,
-            "membership": (("roi", "unit"), recording.rois.values),
-            **labels,
-        },
-    ).expand_dims(subject=[recording.name])
-    for name in ("correlation", "correlation_ci", "noise_ceiling", "r2_over_ceiling"):
-        scores[name].attrs["units"] = "1"
-    return scores, region_table(scores.isel(subject=0), members, resampled, shuffled)
-
-
-def permutation_null(
-    recording: Recording,
-    features: Any,
-    folds: Sequence[Fold],
-    models: Sequence[str],
-    options: Mapping[str, Mapping[str, Any]],
-    roi_scores: xr.Dataset,
-    n_permutations: int,
-    seed: int,
-    progress: Progress,
-) -> xr.Dataset:
-    """Score models in closed form that were fitted to permuted training rows, on the folds of the first seed.
-
-    Returns
-    -------
-    Dataset, dims (model, roi)
-        ``correlation_permuted`` and ``correlation_permuted_max``, the mean and the largest of the null, and
-        ``p_permuted``, the share of the null, the observed score included, that reaches the observed score. NaN for
-        networks, which would take as many trainings.
-    """
-    closed = [name for name in models if not issubclass(MODELS[name], NetworkEncoder)]
-    folds = [fold for fold in folds if fold.seed == folds[0].seed]
-    members = with_all_units(recording.rois)
-    tested = np.unique(np.concatenate([fold.test for fold in folds]))
-    y = np.asarray(recording.responses[tested])
-    rng = np.random.default_rng(seed)
-    shape = (len(models), members.sizes["roi"])
-    null = np.full((n_permutations, *shape), np.nan)
-    for i in range(n_permutations):
-        progress("permuted", i, n_permutations)
-        orders = [rng.permutation(len(fold.train)) for fold in folds]
-        for name in closed:
-            predicted = np.empty_like(y)
-            for fold, order in zip(folds, orders, strict=True):
-                encoder = new_encoder(name, recording, options.get(name, {}), seed, "cpu")
-                permuted = np.asarray(recording.responses[fold.train])[order]
-                encoder.fit(rows_of(features, fold.train), permuted)
-                rows = np.searchsorted(tested, fold.test)
-                predicted[rows] = encoder.predict(rows_of(features, fold.test))
-                if len(folds) > 1:
-                    predicted[rows] -= permuted.mean(0)
-            null[i, models.index(name)] = roi_means(pearson_r(y, predicted)[None], members)[0]
-    progress("permuted", n_permutations, n_permutations)
-    observed = roi_scores["correlation"].sel(model=list(models)).values
-    reached = (null >= observed).sum(0) + 1
-    known = np.isfinite(null).all(0) & np.isfinite(observed)
-    return xr.Dataset(
-        {
-            "correlation_permuted": (("model", "roi"), null.mean(0)),
-            "correlation_permuted_max": (("model", "roi"), null.max(0)),
-            "p_permuted": (("model", "roi"), np.where(known, reached / (n_permutations + 1), np.nan)),
-        },
-        coords={"model": list(models), "roi": members["roi"].values},
-        attrs={"n_permutations": n_permutations},
-    )
-
-
-def region_table(
-    scores: xr.Dataset,
-    members: xr.DataArray,
-    resampled: Mapping[str, Sequence[NDArray[Any]]],
-    shuffled: Mapping[str, Sequence[NDArray[Any]]],
-) -> xr.Dataset:
-    """Summarize unit scores by region, with intervals from resampled stimuli."""
-    dims = ("model", "roi")
-    table = xr.Dataset(
-        coords={"model": scores["model"].values, "roi": members["roi"].values, "bound": ["low", "high"]}
-    )
-    for name in resampled:
-        summary = roi_summary(scores[name].mean("seed"), members)
-        table[name] = (dims, summary["mean"].values)
-        table[f"{name}_median"] = (dims, summary["median"].values)
-        table[f"{name}_ci"] = ((*dims, "bound"), _percentiles(np.stack(resampled[name])))
-        table[f"{name}_shuffled"] = (dims, np.stack(shuffled[name]))
-        if name == "correlation":
-            table["n_units"] = ("roi", summary["n_units"].values.max(0))
-        else:
-            table["n_dropped"] = ("roi", summary["n_dropped"].values.min(0))
-    models = list(scores["model"].values)
-    others = [i for i, name in enumerate(models) if name != "attention"]
-    best = np.full(members.sizes["roi"], "", dtype="<U20")
-    difference = np.full((len(models), members.sizes["roi"]), np.nan)
-    interval = np.full((*difference.shape, 2), np.nan)
-    if "attention" in models and others:
-        a = models.index("attention")
-        draws = np.stack(resampled["correlation"])
-        mean = table["correlation"].values
-        for i in np.flatnonzero(np.isfinite(mean[a])):
-            b = others[int(np.argmax(mean[others, i]))]
-            best[i] = models[b]
-            difference[a, i] = mean[a, i] - mean[b, i]
-            interval[a, i] = np.percentile(draws[a, :, i] - draws[b, :, i], [2.5, 97.5])
-    table["best_baseline"] = ("roi", best)
-    table["difference"] = (dims, difference)
-    table["difference_ci"] = ((*dims, "bound"), interval)
-    return table
-
-
-def with_all_units(rois: xr.DataArray) -> xr.DataArray:
-    """Return the membership with one more region, "all", unless it is there."""
-    plain = rois.reset_coords(drop=True)
-    if "all" in plain["roi"].values:
-        return plain
-    everything = xr.ones_like(plain.isel(roi=[0])).assign_coords(roi=["all"])
-    return xr.concat([plain, everything], dim="roi")
-
-
-def roi_means(values: NDArray[Any], members: xr.DataArray) -> NDArray[np.float64]:
-    """Average over the finite units of each region: (resample, unit) to (resample, roi)."""
-    finite = np.isfinite(values)
-    weight = members.values.T.astype(np.float64)
-    count = finite @ weight
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.asarray(np.where(finite, values, 0) @ weight / np.where(count > 0, count, np.nan))
-
-
-def _percentiles(draws: NDArray[Any]) -> NDArray[np.float64]:
-    """Return 95 % bounds over axis 1, NaN where nothing was drawn: (model, resample, roi) to (model, roi, 2)."""
-    out = np.full((draws.shape[0], draws.shape[2], 2), np.nan)
-    for m, roi in np.argwhere(np.isfinite(draws).any(1)):
-        out[m, roi] = np.nanpercentile(draws[m, :, roi], [2.5, 97.5])
-    return out
 
 
 def shown_truth(recording: Recording, shown: NDArray[np.intp]) -> xr.Dataset | None:

@@ -167,7 +167,8 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     models, rois = roi_scores.model.values, roi_scores.roi.values
     step = 0.8 / max(len(models), 3)
     row_height = max(0.34, 0.095 * len(models))
-    figure = Figure(figsize=(_WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // 3)))
+    columns = 3 if max(len(str(model)) for model in models) <= 16 else 2
+    figure = Figure(figsize=(_WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // columns)))
     axes = figure.add_subplot()
     centre = np.arange(len(rois))
     for row in centre[1::2]:
@@ -191,7 +192,9 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
         reason = "no units" if roi_scores.n_units.values[row] == 0 else "no usable ceiling"
         axes.annotate(reason, (0, row), (6, 0), textcoords="offset points", va="center", color=_MUTED, size=9)
     axes.set_xlabel(SCORE_LABELS[score])
-    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    figure.legend(
+        loc="outside upper left", ncols=columns, handletextpad=0.2, columnspacing=1.2, borderaxespad=0
+    )
     return figure
 
 
@@ -246,7 +249,9 @@ def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
             f"vs {name}", (1, row), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
             va="center", size=8.5, color=_MUTED, annotation_clip=False,
         )  # fmt: skip
-    axes.set_xlabel(f"r of {model} − r of the best baseline")
+    axes.set_xlabel(
+        f"r of {model} − r of the best baseline" if len(model) <= 16 else f"r of {model} − best baseline"
+    )
     return figure
 
 
@@ -460,13 +465,7 @@ def plot_attention(
             if images is None:
                 axes.imshow(weight, extent=extent, aspect="auto", cmap=cmap, vmin=0, vmax=limit)
             else:
-                # Grey below, so that every colour is attention; uniform attention or less stays clear.
-                grey = images[row].mean(-1)
-                axes.imshow(110 + 0.57 * grey, extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
-                above = np.clip((weight - 1) / max(limit - 1, 1e-9), 0, 1)
-                layer = cmap(0.15 + 0.85 * above)
-                layer[..., 3] = np.clip(1.6 * above, 0, 0.9)
-                axes.imshow(layer, extent=extent, aspect="auto", interpolation="bilinear")
+                _overlay(axes, weight, images[row], limit)
             if outlines is not None and outlines[row, column].any():
                 mask = np.pad(outlines[row, column].astype(float), 1)
                 ny, nx = outlines.shape[2:]
@@ -486,6 +485,79 @@ def plot_attention(
     bar = figure.colorbar(source, ax=grid, location="bottom", shrink=0.5, aspect=28, pad=0.02)
     _finish_bar(bar, "Attention, × uniform")
     return figure
+
+
+@_styled
+def plot_image_attention(
+    attention: xr.DataArray, image: NDArray[np.uint8], *, limit: float | None = None
+) -> Figure:
+    """Lay the attention of many queries over one image, five tiles a row.
+
+    Parameters
+    ----------
+    attention : DataArray, dims (query, [head,] y, x)
+        Weights that sum to one over (y, x), with coordinates ``roi`` and ``hemisphere`` along ``query``.
+    image : uint8 array, shape (y, x, 3)
+    limit : float, optional
+        Multiple of uniform attention at the last colour; the 99.5th percentile of the maps if None.
+
+    Returns
+    -------
+    Figure
+        The image, then a labelled tile a query and head; uniform attention or less stays clear.
+
+    Examples
+    --------
+    >>> weights = xr.DataArray(np.full((1, 4, 4), 1 / 16), dims=("query", "y", "x"),
+    ...     coords={"roi": ("query", ["FFA"]), "hemisphere": ("query", ["left"])})
+    >>> [axes.get_title() for axes in plot_image_attention(weights, np.zeros((8, 8, 3), np.uint8)).axes[:2]]
+    ['image', 'FFA left']
+    """
+    from matplotlib import colormaps
+    from matplotlib.cm import ScalarMappable
+    from matplotlib.colors import ListedColormap, Normalize
+    from matplotlib.figure import Figure
+
+    names = query_names(attention)
+    heads = attention.sizes.get("head", 0)
+    titles = [f"{name}, head {i + 1}" for name in names for i in range(heads)] if heads else names
+    order = ("query", "head", "y", "x") if heads else ("query", "y", "x")
+    maps = attention.transpose(*order).values.astype(np.float64)
+    maps = maps.reshape(-1, *maps.shape[-2:]) * (maps.shape[-2] * maps.shape[-1])
+    if limit is None:
+        limit = float(np.nanpercentile(maps, 99.5))
+    columns = min(5, len(maps) + 1)
+    rows = -(-(len(maps) + 1) // columns)
+    tile = 1.7
+    figure = Figure(figsize=(tile * columns, rows * (tile * image.shape[0] / image.shape[1] + 0.25) + 0.7))
+    grid = figure.subplots(rows, columns, squeeze=False)
+    tiles = list(grid.flat)
+    tiles[0].imshow(image, extent=(0.0, 1.0, 1.0, 0.0), aspect="auto")
+    tiles[0].set_title("image", size=8.5)
+    for axes, weight, title in zip(tiles[1:], maps, titles, strict=False):
+        _overlay(axes, weight, image, limit)
+        axes.set_title(_shortened(title, 24), size=8.5)
+    for axes in tiles:
+        axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
+        axes.spines[:].set_visible(False)
+    colours = ListedColormap(colormaps["YlOrRd"](np.linspace(0.15, 1, 128)))
+    source = ScalarMappable(Normalize(1, max(limit, 1 + 1e-9)), colours)
+    bar = figure.colorbar(source, ax=grid, location="bottom", shrink=0.5, aspect=28, pad=0.02)
+    _finish_bar(bar, "Attention, × uniform")
+    return figure
+
+
+def _overlay(axes: Axes, weight: NDArray[np.float64], image: NDArray[np.uint8], limit: float) -> None:
+    """Draw attention, as a multiple of uniform attention, over a grey image."""
+    from matplotlib import colormaps
+
+    extent = (0.0, 1.0, 1.0, 0.0)
+    # Grey below, so that every colour is attention; uniform attention or less stays clear.
+    axes.imshow(110 + 0.57 * image.mean(-1), extent=extent, aspect="auto", cmap="gray", vmin=0, vmax=255)
+    above = np.clip((weight - 1) / max(limit - 1, 1e-9), 0, 1)
+    layer = colormaps["YlOrRd"](0.15 + 0.85 * above)
+    layer[..., 3] = np.clip(1.6 * above, 0, 0.9)
+    axes.imshow(layer, extent=extent, aspect="auto", interpolation="bilinear")
 
 
 @_styled

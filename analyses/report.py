@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from neuroattn import __version__
 from neuroattn._checks import check_shape
 from neuroattn.analyses import figures
+from neuroattn.analyses.fits import family
 from neuroattn.results import replacing
 
 
@@ -231,6 +232,7 @@ def write_encoder_report(
     roi_scores: xr.Dataset,
     config: Mapping[str, Any],
     attention: xr.DataArray | None = None,
+    masking: xr.Dataset | None = None,
     images: NDArray[np.uint8] | None = None,
     truth: xr.Dataset | None = None,
     surface: str | None = None,
@@ -257,6 +259,8 @@ def write_encoder_report(
     attention : DataArray, dims (seed, stimulus, query, y, x), optional
         Averaged over heads, with coordinates ``roi`` and ``hemisphere`` along ``query`` and ids along
         ``stimulus``.
+    masking : Dataset, dims (mask, control, fraction, query, bound), optional
+        From :func:`neuroattn.analyses.token_masking.masking_effect`: what masking the attended tokens costs.
     images : uint8 array, shape (stimulus, y, x, 3), optional
         The stimuli of ``attention``; without them the maps stand alone.
     truth : Dataset, optional
@@ -297,7 +301,10 @@ def write_encoder_report(
         Section("Accuracy by region", _accuracy(scores, roi_scores, config)),
         Section("Against the best baseline", _comparison(roi_scores, model, config)),
         Section("Unit by unit", _units(scores, roi_scores, model, surface)),
-        Section("What the regions attend to", _attention(roi_scores, model, attention, images, truth)),
+        Section(
+            "What the regions attend to",
+            [*_attention(roi_scores, model, attention, images, truth), *_masking(masking)],
+        ),
         Section("What was planted, what was found", _planted(roi_scores, model, attention, truth)),
         Section("What was run", _run(scores, roi_scores, config)),
         Section("Methods, ready to paste", _methods(scores, roi_scores, config, surface)),
@@ -319,6 +326,212 @@ def write_encoder_report(
         facts=_facts(roi_scores, model),
         sections=sections,
     )
+
+
+def write_group_report(
+    path: str | Path,
+    *,
+    group: xr.Dataset,
+    config: Mapping[str, Any],
+) -> None:
+    """Write the summary of several subjects, beside their own reports.
+
+    Parameters
+    ----------
+    path : str or Path
+    group : Dataset, dims (subject, model, roi, bound)
+        From :func:`neuroattn.analyses.group.summarise_group`; attributes ``contender`` and ``simulated``. The report of
+        subject S is expected at ``S/report.html`` beside ``path``.
+    config : mapping
+        As for :func:`write_encoder_report`.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.analyses.group import summarise_group
+    >>> def subject(a, b):
+    ...     values = ("model", "roi"), [[a, a], [b, b]]
+    ...     return xr.Dataset({"correlation": values, "r2_over_ceiling": values},
+    ...                       {"model": ["attention", "ridge"], "roi": ["all", "FFA"]}, {"contender": "attention"})
+    >>> group = summarise_group({"subj01": subject(0.5, 0.3), "subj02": subject(0.7, 0.4)})
+    >>> page = Path(tempfile.mkdtemp()) / "report.html"
+    >>> write_group_report(page, group=group, config={})
+    >>> "no p can be below 0.5" in page.read_text(encoding="utf-8")
+    True
+    """
+    subjects = [str(name) for name in group.subject.values]
+    simulated = bool(group.attrs.get("simulated", 0))
+    n = len(subjects)
+    smallest = float(np.nanmin(group.smallest_p.values))
+    rule = (
+        f"Intervals are Student's t over {_plural(n, 'subject')}; p-values flip the signs of whole subjects, "
+        f"two-sided. With {_plural(n, 'subject')} no p can be below {smallest:.2g}."
+    )
+    sections = [
+        Section("Accuracy by region", _group_accuracy(group, rule)),
+        Section("Against every baseline", _group_comparison(group, rule)),
+        Section("Subject by subject", _group_subjects(group)),
+        Section("What was run", _group_run(group, config)),
+    ]
+    render_report(
+        path,
+        title="Encoding models compared over subjects",
+        subtitle=" · ".join([_plural(n, "subject"), _join(subjects)]),
+        banner="The responses are simulated. Nothing here is evidence about real brains."
+        if simulated
+        else None,
+        summary=[_group_summary(group), rule],
+        sections=sections,
+    )
+
+
+def _group_summary(group: xr.Dataset) -> str:
+    if "difference" not in group:
+        return "No model was compared with a baseline in this run."
+    ahead: list[str] = []
+    behind: list[str] = []
+    other: list[str] = []
+    compared = _group_against_best(group)
+    for roi, low, high in zip(
+        compared.roi.values,
+        *compared.difference_ci.isel(model=0).transpose("bound", "roi").values,
+        strict=True,
+    ):
+        if str(roi) != "all" or compared.sizes["roi"] == 1:
+            (ahead if low > 0 else behind if high < 0 else other).append(str(roi))
+    n = len(ahead) + len(behind) + len(other)
+
+    def named(rois: list[str]) -> str:
+        return f"{len(rois)} of {n} regions{': ' + ', '.join(rois) if rois else ''}"
+
+    return (
+        f"Over subjects, the {group.attrs['contender']} model predicts better than the best baseline in "
+        f"{named(ahead)}; the baseline is better in {named(behind)}; neither is clearly better in {named(other)}."
+    )
+
+
+def _group_against_best(group: xr.Dataset) -> xr.Dataset:
+    """Return the contender against the best baseline of each region, shaped for the figure of differences."""
+    name = str(group.attrs["contender"])
+    best = group.best_baseline.values
+    known = [
+        i
+        for i, model in enumerate(best)
+        if model and np.isfinite(group.difference.sel(model=model).values[i])
+    ]
+    pairs = [group.sel(model=best[i]).isel(roi=i) for i in known]
+    return xr.Dataset(
+        {
+            "difference": (("model", "roi"), [[float(pair.difference) for pair in pairs]]),
+            "difference_ci": (("model", "roi", "bound"), [[pair.difference_ci.values for pair in pairs]]),
+            "best_baseline": ("roi", best[known]),
+        },
+        {"model": [name], "roi": group.roi.values[known], "bound": ["low", "high"]},
+    )
+
+
+def _group_accuracy(group: xr.Dataset, rule: str) -> list[Block]:
+    table = group.assign(n_units=group.n_subjects)
+    drawn, left_out = drawn_models(table)
+    charts, tables = [], []
+    for score, title in (
+        ("correlation", "Correlation by region."),
+        ("r2_over_ceiling", "Share of the explainable variance."),
+    ):
+        if not np.isfinite(table[score].values).any():
+            continue
+        svg = figures.to_svg(
+            figures.plot_roi_scores(table.sel(model=drawn), score), f"Mean over subjects: {title}"
+        )
+        charts.append(Chart(svg, title, f"Mean over subjects of the means over units. {rule}{left_out}"))
+        rows = []
+        for roi in table.roi.values:
+            region = table.sel(roi=roi)
+            cells = [
+                Cell(_number(float(value)), f"{_number(low)} to {_number(high)}" if np.isfinite(low) else "")
+                for value, (low, high) in zip(region[score].values, region[f"{score}_ci"].values, strict=True)
+            ]
+            rows.append([Cell(str(roi)), Cell(str(int(region.n_subjects))), *cells])
+        columns = ["Region", "Subjects", *map(str, table.model.values)]
+        tables.append(
+            Table(f"{title[:-1]}, mean over subjects, in small print the 95 % interval.", columns, rows)
+        )
+    return [Figures(charts), *tables] if charts else []
+
+
+def _group_comparison(group: xr.Dataset, rule: str) -> list[Block]:
+    if "difference" not in group:
+        return []
+    name = str(group.attrs["contender"])
+    blocks: list[Block] = []
+    compared = _group_against_best(group)
+    if compared.sizes["roi"]:
+        baselines = dict.fromkeys(compared.best_baseline.values.tolist())
+        others = compared.reindex(model=[name, *(m for m in baselines if m != name)])
+        svg = figures.to_svg(
+            figures.plot_differences(others, name), f"{name} minus the best baseline, over subjects"
+        )
+        caption = (
+            f"Correlation of the {name} model minus that of the baseline with the highest mean over subjects. {rule} "
+            "Filled where the interval lies beyond zero; intervals are not corrected for the number of regions."
+        )
+        blocks.append(Figures([Chart(svg, "Difference to the best baseline.", caption)]))
+    rows = []
+    for roi in group.roi.values:
+        for model in group.model.values:
+            cell = group.sel(roi=roi, model=model)
+            if not np.isfinite(float(cell.difference)):
+                continue
+            low, high = cell.difference_ci.values
+            rows.append(
+                [
+                    Cell(str(roi)),
+                    Cell(str(model)),
+                    Cell(
+                        _number(float(cell.difference), 3, signed=True),
+                        f"{_number(low, 3, signed=True)} to {_number(high, 3, signed=True)}",
+                    ),
+                    *[Cell(_number(float(cell[p]), 3)) for p in ("p", "p_fdr", "p_fwe", "smallest_p")],
+                ]
+            )
+    caption = (
+        f"Correlation of the {name} model minus that of each baseline, paired within subjects. p: sign flips of "
+        "subjects; FDR and FWE are over regions; the smallest p is what so many subjects can attain."
+    )
+    columns = ["Region", "Baseline", "Difference", "p", "p FDR", "p FWE", "Smallest p"]
+    return [*blocks, Table(caption, columns, rows, folded=len(rows) > 40)]
+
+
+def _group_subjects(group: xr.Dataset) -> list[Block]:
+    drawn, left_out = drawn_models(group)
+    rows = [
+        [Cell(str(name))]
+        + [
+            Cell(_number(float(value)))
+            for value in group.correlation_by_subject.sel(subject=name, model=drawn, roi="all")
+        ]
+        for name in group.subject.values
+    ]
+    caption = "Correlation r over all units. Each subject has a report of its own at SUBJECT/report.html."
+    if left_out:
+        caption += " Of every model the best of its layers; group.nc holds all."
+    return [Table(caption, ["Subject", *drawn], rows)]
+
+
+def _group_run(group: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
+    rows = [
+        ("Subjects", _join(group.subject.values)),
+        ("Responses", "simulated" if group.attrs.get("simulated", 0) else "measured"),
+        ("Backbone", config.get("backbone")),
+        ("Layer", config.get("layer")),
+        ("Split", config.get("split")),
+        ("Models", _join(group.model.values)),
+        ("Seeds", _join(np.atleast_1d(config["seeds"])) if "seeds" in config else None),
+        ("Time", ", ".join(f"{name} {s:.0f} s" for name, s in config.get("durations", {}).items()) or None),
+        ("Versions", _versions(config) or None),
+        ("Command", config.get("command") or None),
+    ]
+    return [Pairs([(name, str(value)) for name, value in rows if value is not None])]
 
 
 def contender(roi_scores: xr.Dataset) -> str | None:
@@ -408,14 +621,16 @@ def summarise(roi_scores: xr.Dataset) -> list[str]:
 
 def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
     interval = _interval(config)
+    drawn, rule = drawn_models(roi_scores)
     chart = Chart(
         figures.to_svg(
-            figures.plot_roi_scores(roi_scores), "Correlation of every model in every region, with intervals"
+            figures.plot_roi_scores(roi_scores.sel(model=drawn)),
+            "Correlation of every model in every region, with intervals",
         ),
         "Correlation by region.",
         f"Mean over the units of each region of the correlation between predicted and measured responses to "
         f"test images. {interval} They cover neither subjects nor seeds. Ticks: the same with the test "
-        "images shuffled.",
+        f"images shuffled.{rule}",
     )
     charts, tables = [chart], [_score_table(roi_scores, "correlation", "Correlation r by region and model.")]
     if np.isfinite(roi_scores.r2_over_ceiling.values).any():
@@ -424,7 +639,7 @@ def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, A
         charts.append(
             Chart(
                 figures.to_svg(
-                    figures.plot_roi_scores(roi_scores, "r2_over_ceiling"),
+                    figures.plot_roi_scores(roi_scores.sel(model=drawn), "r2_over_ceiling"),
                     "Squared correlation relative to the noise ceiling of every model in every region",
                 ),
                 "Share of the explainable variance.",
@@ -437,7 +652,64 @@ def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, A
         last: list[Block] = []
     else:
         last = [Paragraph("The noise ceiling of these responses is unknown, so r is not divided by it.")]
-    return [Figures(charts), *last, *tables, _control_table(scores, roi_scores)]
+    return [Figures(charts), *last, *tables, *_significance(scores), _control_table(scores, roi_scores)]
+
+
+def drawn_models(roi_scores: xr.Dataset) -> tuple[list[str], str]:
+    """Return the models that figures show, and the sentence that says so where some are left to the tables.
+
+    Of a model on several layers one is drawn: the one that is compared with the baselines, or else the one with the
+    highest mean correlation.
+
+    Examples
+    --------
+    >>> scores = xr.Dataset({"correlation": (("model", "roi"), [[0.1], [0.3], [0.2]]),
+    ...                      "difference": (("model", "roi"), [[np.nan]] * 3)},
+    ...                     {"model": ["ridge@block3", "ridge@block7", "probe"], "roi": ["all"]})
+    >>> drawn_models(scores)[0]
+    ['ridge@block7', 'probe']
+    """
+    models = [str(name) for name in roi_scores.model.values]
+    compared = roi_scores.attrs.get("contender") or contender(roi_scores)
+    families: dict[str, list[str]] = {}
+    for name in models:
+        families.setdefault(family(name), []).append(name)
+    mean = roi_scores.correlation.sel(roi="all")
+
+    def rank(name: str) -> tuple[bool, float]:
+        return name == compared, float(mean.sel(model=name).fillna(-np.inf))
+
+    drawn = [max(names, key=rank) for names in families.values()]
+    if len(drawn) == len(models):
+        return drawn, ""
+    return drawn, " Of every model the best of its layers is drawn; the tables hold all."
+
+
+def _significance(scores: xr.Dataset) -> list[Block]:
+    if "p" not in scores:
+        return []
+    n_shuffles = int(scores.attrs["n_shuffles"])
+    regions = {"all": np.ones(scores.sizes["unit"], bool)} | {
+        str(roi): scores.membership.sel(roi=roi).values.astype(bool) for roi in scores.roi.values
+    }
+    rows = []
+    for roi, members in regions.items():
+        if not members.any():
+            continue
+        row = [Cell(roi), Cell(f"{int(members.sum()):,}")]
+        for model in scores.model.values:
+            inside = scores.sel(model=model).isel(subject=0, unit=np.flatnonzero(members))
+            fdr, fwe = (float((inside[name] < 0.05).mean()) for name in ("p_fdr", "p_fwe"))
+            row.append(Cell(f"{100 * fdr:.0f} %", f"{100 * fwe:.0f} %"))
+        rows.append(row)
+    seeds = ", mean over seeds" if scores.sizes["seed"] > 1 else ""
+    caption = (
+        f"Units predicted above chance{seeds}: share with a false discovery rate below .05, in small print with a "
+        "family-wise error below .05 by the largest correlation over units. One-sided, from "
+        f"{n_shuffles:,} shuffles of the test images, so that no p is below {1 / (n_shuffles + 1):.2g}; a fitted "
+        "model is held fixed, and both corrections are over all units of one model."
+    )
+    return [Table(caption, ["Region", "Units", *map(str, scores.model.values)], rows, folded=True)]
 
 
 def _score_table(roi_scores: xr.Dataset, score: str, caption: str) -> Table:
@@ -698,6 +970,52 @@ def _attention(
     return blocks
 
 
+def _masking(masking: xr.Dataset | None) -> list[Block]:
+    if masking is None:
+        return []
+    fraction = float(masking.fraction.values[0])
+    rows, explanatory = [], []
+    for i, name in enumerate(figures.query_names(masking.explanatory)):
+        query = masking.isel(query=i, fraction=0)
+        low, high = query.mean_excess_interval.sel(control="random").values
+        named = bool(query.explanatory)
+        if named:
+            explanatory.append(name)
+        drops = [
+            Cell(_number(float(query["drop"].sel(mask=mask)), 3))
+            for mask in ("attended", "random", "shuffled")
+        ]
+        excess = Cell(
+            _number(float(query.mean_excess.sel(control="random")), 3, signed=True),
+            f"{_number(low, 3, signed=True)} to {_number(high, 3, signed=True)}",
+        )
+        verdict = Cell("explanatory" if named else "not shown to explain")
+        rows.append([Cell(name), Cell(_number(float(query.correlation))), *drops, excess, verdict])
+    names = figures.query_names(masking.explanatory)
+    missing = [name for name in names if name not in explanatory]
+    if not explanatory:
+        which = f"none of {len(names)} queries"
+    elif not missing:
+        which = f"all {len(names)} queries"
+    elif len(missing) < len(explanatory):
+        which = f"all but {len(missing)} of {len(names)} queries ({', '.join(missing)})"
+    else:
+        which = f"{len(explanatory)} of {len(names)} queries: {', '.join(explanatory)}"
+    text = (
+        f"Do the maps explain the predictions? Replacing the {100 * fraction:.0f} % of tokens that a query attends to "
+        f"most by the mean token costs more than replacing as many random tokens for {which}. Only those maps are "
+        "called explanatory; where masking what the query attends to on another image costs as much, the map shows a "
+        "place and not something seen in this image."
+    )
+    caption = (
+        "Drop in mean r over the units of a query when tokens are masked: the attended ones, random ones, and those "
+        "attended to on another image. Excess: attended minus random, with the 95 % interval over test images. "
+        "Weights of the first seed and fold."
+    )
+    columns = ["Query", "r", "Attended", "Random", "Other image", "Excess over random", "Map"]
+    return [Paragraph(text), Table(caption, columns, rows, folded=True)]
+
+
 def _shown_rois(roi_scores: xr.Dataset, model: str | None, attention: xr.DataArray) -> tuple[list[str], str]:
     """Regions whose maps are shown, at most three, and the sentence that says how they were chosen."""
     rois = list(dict.fromkeys(str(roi) for roi in attention.roi.values))
@@ -759,7 +1077,7 @@ def _planted_outcomes(
     if truth is None or "kind" not in truth or model is None:
         return []
     found = verdicts(roi_scores)
-    present = {str(name) for name in roi_scores.model.values}
+    present = {family(str(name)) for name in roi_scores.model.values}
     outcomes = []
     for roi in truth.roi.values:
         kind = str(truth.kind.sel(roi=roi).item())
@@ -779,7 +1097,7 @@ def _planted_outcomes(
             better, outcome = f"{model} or {baseline}, not clear", "undecided"
         else:
             better = found[str(roi)]
-            outcome = "as planted" if better in expected else "missed"
+            outcome = "as planted" if family(better) in expected else "missed"
         outcomes.append((str(roi), kind, " or ".join(expected) or "none", better, outcome))
     return outcomes
 
@@ -913,6 +1231,14 @@ _MODELS = {
     "pooled-ridge": ("ridge regression on spatially averaged features", _HIMALAYA),
     "factorized": ("a factorised readout with separate spatial and feature weights", _FACTORISED),
     "probe": ("an attentive probe", _PROBING),
+    "attention-layermix": (
+        "a transformer brain encoder in which every query reads its own mixture of layers",
+        _ENCODERS,
+    ),
+    "banded-ridge": ("ridge regression with a penalty for every layer", _HIMALAYA),
+    "pca-regression": ("least squares on principal components of the features", _ENCODERS),
+    "gaussian": ("a Gaussian receptive field for each unit", _FACTORISED),
+    "convolution": ("a convolution and one linear map", _ENCODERS),
 }
 
 
@@ -928,7 +1254,8 @@ def _methods(
 
     names = [str(model) for model in roi_scores.model.values]
     models = [
-        f"{_MODELS[name][0]} ({name}) {cite(_MODELS[name][1])}" if name in _MODELS else name for name in names
+        f"{_MODELS[name][0]} ({name}) {cite(_MODELS[name][1])}" if name in _MODELS else name
+        for name in dict.fromkeys(map(family, names))
     ]
     simulated = bool(scores.attrs.get("simulated", 0))
     data = f" ({config['dataset']})" if "dataset" in config else ""
@@ -952,6 +1279,11 @@ def _methods(
     )
     if scores.sizes.get("seed", 1) > 1:
         text.append(f"Models with random starts were fitted with {scores.sizes['seed']} seeds.")
+    if any(name.endswith("@ensemble") for name in names):
+        text.append(
+            "Ensembles average the predictions of seeds and weight those of layers, for each unit, by a softmax of 40 "
+            "times the correlation on the training images that early stopping watched."
+        )
     if np.isfinite(roi_scores.r2_over_ceiling.values).any():
         least = scores.attrs.get("min_ceiling")
         rule = f", for units whose ceiling was at least {least:g}" if least is not None else ""
@@ -963,6 +1295,13 @@ def _methods(
         "region resampled together and the fitted models held fixed; they cover neither subjects nor seeds. "
         "The null was obtained by shuffling test images."
     )
+    if "p" in scores:
+        n = int(scores.attrs["n_shuffles"])
+        text.append(
+            f"P-values of single units are one-sided, from {n:,} shuffles of the test images (smallest attainable "
+            f"{1 / (n + 1):.2g}), corrected over units for the false discovery rate and, by the largest correlation of "
+            "each shuffle, for the family-wise error."
+        )
     if contender(roi_scores) is not None:
         text.append(
             f"The {contender(roi_scores)} model was compared with the best baseline of each region by the "

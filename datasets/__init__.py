@@ -4,19 +4,24 @@ if __name__ != "neuroattn.datasets":
     raise ImportError("import neuroattn.datasets; the top-level folder datasets/ is not a package of its own")
 
 from neuroattn.datasets.algonauts import inspect_algonauts, load_algonauts, write_algonauts
-from neuroattn.datasets.arrays import inspect_arrays, load_arrays
+from neuroattn.datasets.arrays import inspect_arrays, load_arrays, read_images
 from neuroattn.datasets.eeg import Trials, load_eeg
 from neuroattn.datasets.export import export_map
+from neuroattn.datasets.folders import list_subjects
+from neuroattn.datasets.nsd import inspect_nsd, load_nsd
+from neuroattn.datasets.nsd_writer import write_nsd
 from neuroattn.datasets.recording import (
     FileCheck,
     ImageFiles,
     Images,
+    ImagesHdf5,
     Recording,
     Responses,
     Rows,
     content_ids,
 )
-from neuroattn.datasets.simulated import make_nsd_like
+from neuroattn.datasets.regions import add_regions, select_regions
+from neuroattn.datasets.simulated import make_nsd_like, simulate_sessions
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
 
@@ -25,20 +30,29 @@ __all__ = [
     "Fold",
     "ImageFiles",
     "Images",
+    "ImagesHdf5",
     "Recording",
     "Responses",
     "Rows",
     "Trials",
+    "add_regions",
     "content_ids",
     "export_map",
     "fsaverage5_mesh",
     "inspect_algonauts",
     "inspect_arrays",
+    "inspect_nsd",
+    "list_subjects",
     "load_algonauts",
     "load_arrays",
     "load_eeg",
+    "load_nsd",
     "make_nsd_like",
+    "read_images",
+    "select_regions",
+    "simulate_sessions",
     "split_stimuli",
     "to_surface",
     "write_algonauts",
+    "write_nsd",
 ]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import itertools
 import json
-import pickle
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,19 +14,12 @@ import xarray as xr
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from neuroattn.datasets._pickled import read_pickled
 from neuroattn.datasets.recording import FileCheck, ImageFiles, Recording, Responses
+from neuroattn.datasets.regions import ROI_CLASSES, region_class
 from neuroattn.datasets.surfaces import MESH_SIZES
 from neuroattn.results import label_rois, replacing, write_json, write_netcdf
 
-# Label files and the names in them, in the order of their labels (1, 2, ...).
-ROI_CLASSES = {
-    "prf-visualrois": ("V1v", "V1d", "V2v", "V2d", "V3v", "V3d", "hV4"),
-    "floc-bodies": ("EBA", "FBA-1", "FBA-2", "mTL-bodies"),
-    "floc-faces": ("OFA", "FFA-1", "FFA-2", "mTL-faces", "aTL-faces"),
-    "floc-places": ("OPA", "PPA", "RSC"),
-    "floc-words": ("OWFA", "VWFA-1", "VWFA-2", "mfs-words", "mTL-words"),
-    "streams": ("early", "midventral", "midlateral", "midparietal", "ventral", "lateral", "parietal"),
-}
 _SIDES = {"left": "lh", "right": "rh"}
 _SPLITS = {"train": "training", "test": "test"}
 _N_VERTICES = MESH_SIZES["fsaverage"]
@@ -66,6 +58,9 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
     -----
     Names of regions are pickled in the original files. They are read with an unpickler that admits nothing
     but a dictionary in a numpy array; any other content is refused before it can run.
+
+    Test images were seen in the last three sessions only, so their responses come from other days than those of
+    the training images; :func:`load_nsd` offers partitions that mix the sessions.
 
     References
     ----------
@@ -112,11 +107,11 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
     if withheld:
         notes.append("test responses are withheld; training images only")
     stimulus_ids = np.concatenate(ids)
-    simulation = _read_simulation(folder, set(membership), len(stimulus_ids))
+    simulation = read_simulation(folder, len(stimulus_ids), set(membership))
     if simulation is not None:
         stimulus_ids = np.asarray(simulation["stimulus_ids"][: len(stimulus_ids)])
         membership = {region: membership[region] for region in simulation["rois"]}
-    truth = _read_truth(folder)
+    truth = read_truth(folder)
     if truth is not None and n_dropped and "unit" in truth.dims:
         truth = truth.isel(unit=keep)
     return Recording(
@@ -127,6 +122,7 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
             hemisphere=np.repeat(list(_SIDES), sizes)[keep],
             unit_kind="vertex",
             vertex_index=np.concatenate(vertices)[keep],
+            atlas=[region_class(region) for region in membership],
         ),
         stimulus_ids=stimulus_ids,
         images=ImageFiles(paths),
@@ -204,7 +200,7 @@ def write_algonauts(recording: Recording, root: str | Path, subject: int) -> Pat
                 _write_responses(path, recording.responses, rows, columns)
         masks = temporary / "roi_masks"
         masks.mkdir()
-        for label_class, (mapping, labels) in _label_classes(recording.rois).items():
+        for label_class, (mapping, labels) in label_classes(recording.rois).items():
             np.save(masks / f"mapping_{label_class}.npy", np.array(mapping, dtype=object), allow_pickle=True)
             for h, columns in units.items():
                 whole = np.zeros(_N_VERTICES, np.int32)
@@ -385,38 +381,13 @@ def _read_rois(folder: Path, sizes: Sequence[int]) -> dict[str, NDArray[np.bool_
     return membership
 
 
-# All that a pickled numpy array of plain objects refers to; numpy 1 and 2 name the module differently.
-_PICKLED_ARRAY = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype} | {
-    (f"numpy.{core}.multiarray", name): value
-    for core in ("core", "_core")
-    for name, value in (
-        ("_reconstruct", np.empty(0).__reduce__()[0]),
-        ("scalar", np.int64(0).__reduce__()[0]),
-    )
-}
-
-
-class _NamesUnpickler(pickle.Unpickler):
-    """Unpickle numpy arrays of plain objects; every other global is refused, so nothing can run."""
-
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _PICKLED_ARRAY:
-            raise pickle.UnpicklingError(f"it refers to {module}.{name}")
-        return _PICKLED_ARRAY[module, name]
-
-
 def _read_mapping(path: Path) -> dict[int, str]:
     """Read the pickled names of one class: ``{1: name, ...}`` without the unnamed zero."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist; expected the names of the labels of its class")
     try:
-        with path.open("rb") as file:
-            readers = {(1, 0): npy_format.read_array_header_1_0, (2, 0): npy_format.read_array_header_2_0}
-            shape, _, dtype = readers[npy_format.read_magic(file)](file)
-            if shape != () or not dtype.hasobject:
-                raise ValueError(f"it holds {dtype} of shape {shape}")
-            content = _NamesUnpickler(file).load().item()
-    except Exception as error:  # a damaged or hostile pickle may raise anything
+        content = read_pickled(path)
+    except ValueError as error:
         raise ValueError(f"{path} must hold a dictionary of names and nothing else: {error}") from None
     if not isinstance(content, dict) or not all(
         isinstance(label, int | np.integer) and isinstance(name, str) for label, name in content.items()
@@ -440,7 +411,7 @@ def _read_ceiling(folder: Path, sizes: Sequence[int]) -> NDArray[np.float64] | N
     return np.concatenate(parts)
 
 
-def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any] | None:
+def read_simulation(folder: Path, n_rows: int, rois: set[str] | None = None) -> dict[str, Any] | None:
     """Read what marks a simulated subject and restores what the layout has no place for."""
     path = folder / "simulated.json"
     if not path.exists():
@@ -451,7 +422,7 @@ def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any
             content["simulated"] is True
             and isinstance(content["name"], str)
             and content["surface"] in MESH_SIZES
-            and sorted(content["rois"]) == sorted(rois)
+            and (rois is None or sorted(content["rois"]) == sorted(rois))
             and len(content["stimulus_ids"]) >= n_rows
         )
     except (ValueError, KeyError, TypeError) as error:
@@ -461,7 +432,8 @@ def _read_simulation(folder: Path, rois: set[str], n_rows: int) -> dict[str, Any
     return content
 
 
-def _read_truth(folder: Path) -> xr.Dataset | None:
+def read_truth(folder: Path) -> xr.Dataset | None:
+    """Read the planted truth of a simulated subject."""
     path = folder / "truth.nc"
     if not path.exists():
         return None
@@ -505,7 +477,7 @@ def _check_writable(recording: Recording) -> tuple[Any, NDArray[np.bool_], NDArr
     return recording.images, test, numbers
 
 
-def _label_classes(rois: xr.DataArray) -> dict[str, tuple[dict[int, str], NDArray[np.int32]]]:
+def label_classes(rois: xr.DataArray) -> dict[str, tuple[dict[int, str], NDArray[np.int32]]]:
     """Distribute regions over label files, in which a unit has one label: (names, labels) of each class."""
 
     def empty() -> tuple[dict[int, str], NDArray[np.int32]]:

@@ -9,7 +9,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,16 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from neuroattn._checks import check_option
+from neuroattn.datasets._pickled import read_pickled
 from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, content_ids
 from neuroattn.datasets.surfaces import MESH_SIZES
+from neuroattn.datasets.trials import standardize
 from neuroattn.metrics import noise_ceiling_from_repeats
 from neuroattn.results import label_rois
 
 ORIENTATIONS = ("stimulus-unit", "unit-stimulus")
 _IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff"}
+_N_UNITS = 256  # at a time while trials are averaged
 _TABLE_SUFFIXES = (".npy", ".npz", ".mat", ".h5", ".hdf5", ".csv", ".tsv")
 _NIFTI_SUFFIXES = (".nii", ".nii.gz")
 
@@ -39,6 +42,7 @@ def load_arrays(
     features: str | Path | None = None,
     rois: str | Path | None = None,
     repeats: str | Path | None = None,
+    trials: str | Path | None = None,
     stimulus_ids: str | Path | None = None,
     mask: str | Path | None = None,
     name: str | None = None,
@@ -46,23 +50,26 @@ def load_arrays(
 ) -> Recording:
     """Read a recording from a lab's own files.
 
-    Every file is given as ``"FILE"`` or ``"FILE:key"``: .npy, .npz:key, .mat:key (up to version 7), .h5:key,
-    .csv or .tsv (numbers without a header). The key may be left out where a file has only one. Nothing is
-    ever unpickled.
+    Every file is given as ``"FILE"`` or ``"FILE:key"``: .npy, .npz:key, .mat:key, .h5:key, .csv or .tsv (numbers
+    without a header). The key may be left out where a file has only one, and where it is "betasmd", the single
+    trials in the output of GLMsingle [1]_. Dictionaries of arrays that GLMsingle pickles into .npy are read
+    without running anything; nothing else is ever unpickled.
 
     Parameters
     ----------
     responses : str or Path
-        Mean response of each unit to each stimulus. Also a 4-D NIfTI whose last axis is the stimulus, with
-        ``mask``, or GIFTI files, ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus; metadata or
-        the name (lh, rh, hemi-L, hemi-R) say the hemisphere.
+        Mean response of each unit to each stimulus, or, with ``trials``, the response in each trial. Also a
+        4-D NIfTI or array (x, y, z, stimulus), with ``mask`` unless y and z are 1, or GIFTI files,
+        ``"lh.func.gii,rh.func.gii"``, with an array for each stimulus; metadata or the name (lh, rh, hemi-L,
+        hemi-R) say the hemisphere.
     orientation : {"stimulus-unit", "unit-stimulus"}
         Axes of ``responses``; NIfTI and GIFTI files are "unit-stimulus".
     images : str or Path, optional
         Folder or zip archive of images in the order of their names, or a uint8 array
         (stimulus, y, x, 3).
     features : str or Path, optional
-        Array (stimulus, channel) or (stimulus, channel, y, x), instead of images or beside them.
+        Array (stimulus, channel) or (stimulus, channel, y, x), instead of images or beside them. A key
+        ``stimulus_ids`` in the same file says what its rows are, and must then agree with those of the responses.
     rois : str or Path, optional
         Members of each region: an array (roi, unit) of zeros and ones, labels (unit,) of which 0 is no
         region, a NIfTI label image with ``mask``, or JSON ``{"name": [unit, ...]}`` counted from 0. Names are
@@ -70,9 +77,14 @@ def load_arrays(
         makes one region "all".
     repeats : str or Path, optional
         Single repeats (unit, stimulus, repeat) padded with NaN, from which the noise ceiling is estimated.
+    trials : str or Path, optional
+        .csv or .tsv table with a header and a row for each trial of ``responses``. Column "stimulus" is one of
+        ``stimulus_ids``, or without those the row of the image, from 0. If there is a column "session", units
+        are standardized over the trials of each session. Trials are then averaged by stimulus, which splits never
+        tear apart, and the noise ceiling is estimated from them.
     stimulus_ids : str or Path, optional
-        Identity of each stimulus. None takes the content of the images, so that equal images are one
-        stimulus, or the row number without images.
+        Identity of each stimulus. None takes those in the features file, or the content of the images, so that
+        equal images are one stimulus, or the row number.
     mask : str or Path, optional
         NIfTI whose nonzero voxels, in C order, are the units.
     name : str, optional
@@ -93,6 +105,11 @@ def load_arrays(
     ValueError
         If a file cannot be read or sizes do not match; the message names both files and both numbers.
 
+    References
+    ----------
+    .. [1] Prince et al. (2022). Improving the accuracy of single-trial fMRI response estimates using GLMsingle.
+       eLife 11, e77599.
+
     Examples
     --------
     >>> import tempfile
@@ -106,10 +123,15 @@ def load_arrays(
     check_option("orientation", orientation, ORIENTATIONS)
     if images is None and features is None:
         raise ValueError("images or features must be given, got neither")
+    if trials is not None and repeats is not None:
+        raise ValueError("trials or repeats must be given, got both; trials are the repeats")
     source = _read_responses(responses, orientation, mask)
+    ceiling = None
+    if trials is not None:
+        source, ceiling = _average_trials(source, trials, stimulus_ids)
     image_rows = None if images is None else _read_images(images, source)
     feature_rows = None if features is None else _read_features(features, source)
-    ids = _read_ids(stimulus_ids, image_rows, source)
+    ids = _read_ids(stimulus_ids, features, image_rows, source)
     membership = _read_rois(rois, mask, source)
 
     empty, incomplete = Responses([[source.table]]).gaps()
@@ -127,7 +149,8 @@ def load_arrays(
     n_repeated = len(ids) - len(np.unique(ids))
     if n_repeated:
         notes.append(f"{n_repeated} rows repeat the stimulus of another row; splits keep them together")
-    ceiling = None
+    if ceiling is not None:
+        ceiling = ceiling[keep]
     if repeats is not None:
         single = _read_repeats(repeats, source)[keep]
         ceiling = noise_ceiling_from_repeats(single)
@@ -159,6 +182,7 @@ def inspect_arrays(
     features: str | Path | None = None,
     rois: str | Path | None = None,
     repeats: str | Path | None = None,
+    trials: str | Path | None = None,
     stimulus_ids: str | Path | None = None,
     mask: str | Path | None = None,
 ) -> list[FileCheck]:
@@ -166,7 +190,7 @@ def inspect_arrays(
 
     Parameters
     ----------
-    responses, orientation, images, features, rois, repeats, stimulus_ids, mask
+    responses, orientation, images, features, rois, repeats, trials, stimulus_ids, mask
         As for :func:`load_arrays`.
 
     Returns
@@ -205,16 +229,24 @@ def inspect_arrays(
 
     check("responses", responses, read_responses)
     if not sources:  # there are no sizes to hold the other files against
-        others = {"images": images, "features": features, "rois": rois, "repeats": repeats}
+        others = {"images": images, "features": features, "rois": rois, "repeats": repeats, "trials": trials}
         for argument, spec in {**others, "stimulus_ids": stimulus_ids, "mask": mask}.items():
-            check(argument, spec, partial(_existing, argument))
+            check(argument, spec, partial(check_exists, argument))
         return checks
     source = sources[0]
+
+    def read_trials(spec: str | Path) -> str:
+        n_trials = source.n_stimuli
+        sources.append(_average_trials(source, spec, stimulus_ids)[0])
+        return f"{n_trials} trials of {sources[-1].n_stimuli} stimuli"
+
+    check("trials", trials, read_trials)
+    source = sources[-1]
     check("images", images, lambda spec: f"{len(_read_images(spec, source))} images")
     check("features", features, lambda spec: f"features {_read_features(spec, source).shape}")
     check("rois", rois, lambda spec: f"{len(_read_rois(spec, mask, source))} regions")
     check("repeats", repeats, lambda spec: f"{_read_repeats(spec, source).shape[2]} repeats")
-    check("stimulus_ids", stimulus_ids, lambda spec: f"{len(_read_ids(spec, None, source))} ids")
+    check("stimulus_ids", stimulus_ids, lambda spec: f"{len(_read_ids(spec, features, None, source))} ids")
     check("mask", mask, lambda spec: f"{np.count_nonzero(read_mask(spec)[0])} voxels")
     return checks
 
@@ -258,7 +290,7 @@ def _has_suffix(path: Path, *suffixes: str) -> bool:
     return path.name.lower().endswith(suffixes)
 
 
-def _existing(argument: str, spec: str | Path) -> str:
+def check_exists(argument: str, spec: str | Path) -> str:
     """Return the argument's name if its file exists."""
     path, _ = _split_key(spec)
     if not path.exists():
@@ -286,14 +318,20 @@ def _reading(argument: str, path: Path) -> Iterator[None]:
 
 def _read(argument: str, spec: str | Path, *, text: bool = False) -> NDArray[Any]:
     """Read one array of a file; npy files stay memory-mapped."""
-    _existing(argument, spec)
+    check_exists(argument, spec)
     path, key = _split_key(spec)
     suffix = path.suffix.lower()
     if suffix not in _TABLE_SUFFIXES or path.is_dir():
         raise ValueError(f"{argument} {path} must be one of {', '.join(_TABLE_SUFFIXES)}")
-    if key is not None and suffix in (".npy", ".csv", ".tsv"):
+    pickled = suffix == ".npy" and _holds_object(path)
+    if key is not None and suffix in (".npy", ".csv", ".tsv") and not pickled:
         raise ValueError(f"{argument} {path} holds one array and has no key, got {key!r}")
     with _reading(argument, path):
+        if pickled:
+            content = read_pickled(path)
+            if not isinstance(content, dict):
+                raise ValueError("it holds no dictionary of arrays")
+            return np.asarray(content[_pick(content, key)])
         if suffix == ".npy":
             return npy_format.open_memmap(path, mode="r")
         if suffix == ".npz":
@@ -316,8 +354,22 @@ def _read(argument: str, spec: str | Path, *, text: bool = False) -> NDArray[Any
             )
 
 
+def _holds_object(path: Path) -> bool:
+    """Return whether an npy file holds one pickled object, as GLMsingle writes."""
+    try:
+        with path.open("rb") as file:
+            if npy_format.read_magic(file) != (1, 0):
+                return False
+            shape, _, dtype = npy_format.read_array_header_1_0(file)
+    except (OSError, ValueError):
+        return False
+    return shape == () and bool(dtype.hasobject)
+
+
 def _pick(keys: Iterable[str], key: str | None) -> str:
-    known = sorted(keys)
+    known = sorted(map(str, keys))
+    if key is None and "betasmd" in known:
+        return "betasmd"
     if key is None and len(known) == 1:
         return known[0]
     if key is None:
@@ -328,15 +380,25 @@ def _pick(keys: Iterable[str], key: str | None) -> str:
 
 
 def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
+    import h5py
     from scipy.io import loadmat
     from scipy.io.matlab import MatReadError
 
+    if h5py.is_hdf5(path):  # version 7.3, whose axes are reversed
+        array = _read_hdf5(path, key).T
+        if h5py.check_ref_dtype(array.dtype) is not None:
+            raise ValueError("it holds cells; save text as version 7")
+        return array if array.ndim > 2 else np.squeeze(array)
     try:
         content = loadmat(path, squeeze_me=True)
     except MatReadError as error:
         raise ValueError(str(error)) from None
     content = {name: x for name, x in content.items() if not name.startswith("__")}
-    return np.asarray(content[_pick(content, key)])
+    name = _pick(content, key)
+    array = np.asarray(content[name])
+    if array.ndim == 3:  # a volume of one slice keeps its axes
+        array = np.asarray(loadmat(path, variable_names=[name])[name])
+    return array
 
 
 def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
@@ -345,6 +407,7 @@ def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
     with h5py.File(path) as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+        names = [name for name in names if not name.startswith("#")]  # what MATLAB's cells refer to
         return np.asarray(file[_pick(names, key and key.strip("/"))][()])
 
 
@@ -366,7 +429,7 @@ def _read_volume(argument: str, path: str | Path) -> tuple[NDArray[Any], Any]:
     """Read a NIfTI file: data and image."""
     import nibabel
 
-    _existing(argument, path)
+    check_exists(argument, path)
     with _reading(argument, Path(path)):
         try:
             image: Any = nibabel.load(path)
@@ -404,7 +467,7 @@ def read_mask(mask: str | Path) -> tuple[NDArray[np.bool_], Any]:
     return inside, image
 
 
-def _in_mask(argument: str, spec: str | Path, mask: str | Path | None, ndim: int) -> NDArray[Any]:
+def in_mask(argument: str, spec: str | Path, mask: str | Path | None, ndim: int) -> NDArray[Any]:
     """Return the values (voxel, ...) of a NIfTI file inside the mask."""
     if mask is None:
         raise ValueError(f"{argument} {spec} is a NIfTI file and needs a mask, got none")
@@ -432,14 +495,17 @@ def _read_responses(responses: str | Path, orientation: str, mask: str | Path | 
     path, _ = _split_key(spec)
     if _has_suffix(path, *_NIFTI_SUFFIXES):
         _check_image_orientation(spec, orientation)
-        table = _in_mask("responses", spec, mask, 4).T
+        table = in_mask("responses", spec, mask, 4).T
     else:
         table = _read_numbers("responses", spec)
+        if table.ndim == 4:
+            _check_image_orientation(spec, orientation)
+            table = _flatten_grid(spec, table, mask).T
+        elif orientation == "unit-stimulus" and table.ndim == 2:
+            table = table.T
         if table.ndim != 2:
             axes = orientation.replace("-", ", ")
             raise ValueError(f"responses {spec} must have shape ({axes}), got {table.shape}")
-        if orientation == "unit-stimulus":
-            table = table.T
     n_units = table.shape[1]
     index = np.full(n_units, -1)
     if mask is not None:
@@ -463,6 +529,90 @@ def _read_responses(responses: str | Path, orientation: str, mask: str | Path | 
     )
 
 
+def _flatten_grid(spec: str, grid: NDArray[Any], mask: str | Path | None) -> NDArray[Any]:
+    """Return (unit, stimulus) from (x, y, z, stimulus)."""
+    if mask is None:
+        if grid.shape[1:3] != (1, 1):
+            raise ValueError(f"responses {spec} of shape {grid.shape} need a mask, got none")
+        return grid[:, 0, 0]
+    inside, _ = read_mask(mask)
+    if grid.shape[:3] != inside.shape:
+        wanted = ", ".join(map(str, inside.shape))
+        raise ValueError(
+            f"responses {spec} must have shape ({wanted}, stimulus) like mask {mask}, got {grid.shape}"
+        )
+    return np.asarray(grid[inside])
+
+
+def _average_trials(
+    source: _Source, spec: str | Path, stimulus_ids: str | Path | None
+) -> tuple[_Source, NDArray[np.float64] | None]:
+    """Average the trials of each stimulus; return the averages and the noise ceiling."""
+    stimulus, session = _read_trials(spec, source)
+    if stimulus_ids is None:
+        if not all(text.isdecimal() for text in stimulus):
+            raise ValueError(f"trials {spec} must count images from 0 where there are no stimulus_ids")
+        row = np.array([int(text) for text in stimulus])
+        n = int(row.max()) + 1
+        ids = [str(i) for i in range(n)]
+    else:
+        ids = _read_texts("stimulus_ids", stimulus_ids)
+        row_of = {name: i for i, name in enumerate(ids)}
+        if len(row_of) < len(ids):
+            raise ValueError(f"stimulus_ids {stimulus_ids} must differ where trials are given")
+        unknown = [name for name in stimulus if name not in row_of]
+        if unknown:
+            raise ValueError(
+                f"trials {spec} show {unknown[0]!r}, which stimulus_ids {stimulus_ids} does not have"
+            )
+        row = np.array([row_of[name] for name in stimulus])
+    counts = np.bincount(row, minlength=len(ids))
+    if not counts.all():
+        raise ValueError(f"trials {spec} must show every stimulus, got none of {ids[int(counts.argmin())]!r}")
+    place = np.empty(len(row), np.intp)  # of each trial among those of its stimulus
+    order = np.argsort(row, kind="stable")
+    place[order] = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
+
+    table = np.empty((len(ids), source.n_units), np.float32)
+    ceiling = np.empty(source.n_units)
+    for start in range(0, source.n_units, _N_UNITS):
+        part = slice(start, start + _N_UNITS)
+        block = np.array(source.table[:, part], dtype=np.float32)
+        if session is not None:
+            for name in np.unique(session):
+                block[session == name] = standardize(block[session == name])[0]
+        single = np.full((block.shape[1], len(ids), counts.max()), np.nan, np.float32)
+        single[:, row, place] = block.T
+        incomplete = ~np.isfinite(block).all(0)
+        table[:, part] = np.nansum(single, axis=2, dtype=np.float64).T / counts[:, None]
+        table[:, start + np.flatnonzero(incomplete)] = np.nan
+        ceiling[part] = noise_ceiling_from_repeats(single) if counts.max() > 1 else np.nan
+    note = f"{len(row)} trials averaged to {len(ids)} stimuli of {counts.min()} to {counts.max()} repeats"
+    averaged = replace(source, table=table, notes=(*source.notes, note))
+    return averaged, ceiling if counts.max() > 1 else None
+
+
+def _read_trials(spec: str | Path, source: _Source) -> tuple[list[str], NDArray[np.str_] | None]:
+    """Return the stimulus and, if the table has it, the session of each trial."""
+    import pandas as pd
+
+    check_exists("trials", spec)
+    path = Path(spec)
+    if path.suffix.lower() not in (".csv", ".tsv"):
+        raise ValueError(f"trials {spec} must be a .csv or .tsv table")
+    with _reading("trials", path):
+        separator = "\t" if path.suffix.lower() == ".tsv" else ","
+        content = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    if "stimulus" not in content:
+        raise ValueError(f"trials {spec} must have a column 'stimulus', got {', '.join(content.columns)}")
+    if len(content) != source.n_stimuli:
+        raise ValueError(
+            f"responses {source.spec} has {source.n_stimuli} trials, but trials {spec} has {len(content)}"
+        )
+    session = content["session"].to_numpy(str) if "session" in content else None
+    return content["stimulus"].str.strip().tolist(), session
+
+
 def _other(orientation: str) -> str:
     return ORIENTATIONS[1 - ORIENTATIONS.index(orientation)]
 
@@ -475,7 +625,7 @@ def _check_image_orientation(spec: str, orientation: str) -> None:
 def _read_gifti(spec: str, paths: list[Path], orientation: str) -> _Source:
     tables = {}
     for path in paths:
-        side, table = _read_gifti_file(path)
+        side, table = read_gifti_file("responses", path)
         if side in tables:
             raise ValueError(f"responses {spec} must hold each hemisphere once, got {side!r} twice")
         tables[side] = table
@@ -499,12 +649,12 @@ def _read_gifti(spec: str, paths: list[Path], orientation: str) -> _Source:
     )
 
 
-def _read_gifti_file(path: Path) -> tuple[str, NDArray[Any]]:
-    """Return the hemisphere and the responses (vertex, stimulus) of one file."""
+def read_gifti_file(argument: str, path: Path) -> tuple[str, NDArray[Any]]:
+    """Return the hemisphere and the values (vertex, array) of one file."""
     import nibabel
 
-    _existing("responses", path)
-    with _reading("responses", path):
+    check_exists(argument, path)
+    with _reading(argument, path):
         try:
             image: Any = nibabel.load(path)
         except (nibabel.filebasedimages.ImageFileError, ExpatError) as error:
@@ -517,11 +667,16 @@ def _read_gifti_file(path: Path) -> tuple[str, NDArray[Any]]:
             raise ValueError(f"its arrays must have shape (vertex,), got {columns[0].shape}")
     structures = [image.meta, *(array.meta for array in image.darrays)]
     said = " ".join(str(meta.get("AnatomicalStructurePrimary", "")) for meta in structures).lower()
+    return find_side(argument, path, said), table
+
+
+def find_side(argument: str, path: Path, said: str = "") -> str:
+    """Return the hemisphere that a file's metadata, or without them its name, says."""
     name = path.name.lower()
     for side, pattern in (("left", r"(^|[._-])(lh|l|left)[._-]"), ("right", r"(^|[._-])(rh|r|right)[._-]")):
         if f"cortex{side}" in said or (not said.strip() and re.search(pattern, name)):
-            return side, table
-    raise ValueError(f"responses {path} must say its hemisphere; name it lh.*, rh.*, *hemi-L* or *hemi-R*")
+            return side
+    raise ValueError(f"{argument} {path} must say its hemisphere; name it lh.*, rh.*, *hemi-L* or *hemi-R*")
 
 
 def _check_rows(argument: str, spec: str | Path, n_rows: int, source: _Source) -> None:
@@ -534,8 +689,28 @@ def _check_rows(argument: str, spec: str | Path, n_rows: int, source: _Source) -
     )
 
 
-def _read_images(spec: str | Path, source: _Source) -> Images:
-    _existing("images", spec)
+def read_images(spec: str | Path) -> Images:
+    """Open images of one size.
+
+    Parameters
+    ----------
+    spec : Path or str
+        Folder or zip archive of images in the order of their names, or FILE[:key] of a uint8 array
+        (stimulus, y, x, 3).
+
+    Returns
+    -------
+    ImageFiles or uint8 array, shape (stimulus, y, x, 3)
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "images.npy"
+    >>> np.save(path, np.zeros((2, 4, 6, 3), np.uint8))
+    >>> read_images(path).shape
+    (2, 4, 6, 3)
+    """
+    check_exists("images", spec)
     path, _ = _split_key(spec)
     images: Images
     if path.is_dir():
@@ -551,6 +726,11 @@ def _read_images(spec: str | Path, source: _Source) -> Images:
             raise ValueError(
                 f"images {spec} must be uint8 of shape (stimulus, y, x, 3), got {images.dtype} {images.shape}"
             )
+    return images
+
+
+def _read_images(spec: str | Path, source: _Source) -> Images:
+    images = read_images(spec)
     _check_rows("images", spec, len(images), source)
     return images
 
@@ -591,13 +771,26 @@ def _read_features(spec: str | Path, source: _Source) -> NDArray[Any]:
     return features
 
 
-def _read_ids(spec: str | Path | None, images: Images | None, source: _Source) -> NDArray[np.str_]:
+def _read_ids(
+    spec: str | Path | None, features: str | Path | None, images: Images | None, source: _Source
+) -> NDArray[np.str_]:
+    of_features = None if features is None else _read_companion("features", features, "stimulus_ids")
     if spec is not None:
         ids = np.asarray(_read_texts("stimulus_ids", spec))
         _check_rows("stimulus_ids", spec, len(ids), source)
+        if of_features is not None and of_features != ids.tolist():
+            _check_rows("features", f"{features}:stimulus_ids", len(of_features), source)
+            row = next(i for i, (a, b) in enumerate(zip(ids.tolist(), of_features, strict=True)) if a != b)
+            raise ValueError(
+                f"features {features} must have the rows of stimulus_ids {spec}, "
+                f"got {of_features[row]!r} where {str(ids[row])!r} is due, in row {row}"
+            )
         return ids
     if images is not None:
         return content_ids(images)
+    if of_features is not None:
+        _check_rows("features", f"{features} (stimulus_ids)", len(of_features), source)
+        return np.asarray(of_features)
     return np.arange(source.n_stimuli).astype(str)
 
 
@@ -607,13 +800,13 @@ def _read_rois(
     n_units = source.n_units
     if spec is None:
         return {"all": np.ones(n_units, dtype=bool)}
-    _existing("rois", spec)
+    check_exists("rois", spec)
     path, _ = _split_key(spec)
     if _has_suffix(path, ".json"):
-        return _read_json_rois(path, n_units)
+        return read_json_regions(path, n_units)
     names = None
     if _has_suffix(path, *_NIFTI_SUFFIXES):
-        array = _in_mask("rois", spec, mask, 3)
+        array = in_mask("rois", spec, mask, 3)
     else:
         array = _read_numbers("rois", spec)
         names = _read_roi_names(path)
@@ -642,18 +835,25 @@ def _read_rois(
 
 def _read_roi_names(path: Path) -> list[str] | None:
     """Return the names beside the labels, if the file has any."""
-    if path.suffix.lower() in (".npy", ".csv", ".tsv"):
-        return None
-    try:
-        names = _read_texts("rois", f"{path}:roi_names")
-    except _NoKeyError:
-        return None
-    if len(set(names)) < len(names):
+    names = _read_companion("rois", path, "roi_names")
+    if names is not None and len(set(names)) < len(names):
         raise ValueError(f"rois {path}:roi_names must differ, got {', '.join(names)}")
     return names
 
 
-def _read_json_rois(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
+def _read_companion(argument: str, spec: str | Path, key: str) -> list[str] | None:
+    """Return the texts that a file holds under another key, if it has any."""
+    path, _ = _split_key(spec)
+    if path.suffix.lower() in (".npy", ".csv", ".tsv"):
+        return None
+    try:
+        return _read_texts(argument, f"{path}:{key}")
+    except _NoKeyError:
+        return None
+
+
+def read_json_regions(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
+    """Read regions from JSON ``{"name": [unit, ...]}``."""
     try:
         content = json.loads(path.read_text())
         members = {str(name): np.asarray(units, dtype=float) for name, units in content.items()}

@@ -61,7 +61,7 @@ def export_map(
     stem = Path(path_stem)
     if format == "nifti":
         return [_write_volume(values, recording, stem.with_name(f"{stem.name}.nii.gz"), name)]
-    maps = to_surface(values, recording.rois, _count_mesh_vertices(recording))
+    maps = to_surface(values, recording.rois, count_mesh_vertices(recording))
     paths = []
     for side in ("left", "right"):
         if side not in recording.rois.hemisphere.values:
@@ -77,7 +77,7 @@ def export_map(
     return paths
 
 
-def _count_mesh_vertices(recording: Recording) -> int:
+def count_mesh_vertices(recording: Recording) -> int:
     """Return the number of vertices of one hemisphere of the recording's mesh."""
     if recording.surface is not None:
         return MESH_SIZES[check_option("surface", recording.surface, MESH_SIZES)]

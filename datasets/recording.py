@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import xarray as xr
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from neuroattn._checks import check_shape
 
@@ -138,6 +138,74 @@ class ImageFiles:
         return pixels
 
 
+class ImagesHdf5:
+    """Images in one dataset of an HDF5 file, read when they are asked for.
+
+    Parameters
+    ----------
+    path : Path or str
+    key : str
+        Dataset, uint8 of shape (image, y, x, 3).
+    rows : int array, shape (stimulus,), optional
+        Images to take, in order; may repeat. None takes all.
+
+    Attributes
+    ----------
+    shape : tuple (stimulus, y, x, 3)
+
+    Examples
+    --------
+    >>> import tempfile, h5py
+    >>> path = Path(tempfile.mkdtemp()) / "stimuli.hdf5"
+    >>> with h5py.File(path, "w") as file:
+    ...     file["imgBrick"] = np.arange(5, dtype="u1")[:, None, None, None] * np.ones((2, 2, 3), "u1")
+    >>> images = ImagesHdf5(path, "imgBrick", [4, 0, 4])
+    >>> images.shape, images[:][:, 0, 0, 0].tolist()
+    ((3, 2, 2, 3), [4, 0, 4])
+    """
+
+    def __init__(self, path: Path | str, key: str, rows: ArrayLike | None = None) -> None:
+        self.path, self.key = Path(path), key
+        with self._opened() as stored:
+            if stored.dtype != np.uint8 or len(stored.shape) != 4 or stored.shape[3] != 3:
+                raise ValueError(
+                    f"images {path}:{key} must be uint8 of shape (image, y, x, 3), got {stored.dtype} {stored.shape}"
+                )
+            n, *size = stored.shape
+        self.rows = np.arange(n) if rows is None else np.asarray(rows, dtype=np.intp)
+        if self.rows.size and (self.rows.min() < 0 or self.rows.max() >= n):
+            raise ValueError(
+                f"rows must lie between 0 and {n - 1} in {path}:{key}, got {self.rows.min()} to {self.rows.max()}"
+            )
+        self.shape: tuple[int, ...] = (len(self.rows), *size)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.uint8]:
+        # HDF5 reads ascending distinct rows only.
+        chosen = np.asarray(self.rows[rows])
+        wanted, place = np.unique(chosen, return_inverse=True)
+        with self._opened() as stored:
+            found: NDArray[np.uint8] = (
+                stored[wanted] if len(wanted) else np.empty((0, *self.shape[1:]), np.uint8)
+            )
+        return found[place.reshape(chosen.shape)]
+
+    @contextlib.contextmanager
+    def _opened(self) -> Iterator[Any]:
+        """Open the file for one read, so that images may be handed to other processes."""
+        import h5py
+
+        if not self.path.is_file():
+            raise FileNotFoundError(f"images {self.path} does not exist")
+        try:
+            with h5py.File(self.path) as file:
+                yield file[self.key]
+        except (OSError, KeyError) as error:
+            raise ValueError(f"images {self.path}:{self.key} cannot be read: {error}") from None
+
+
 class Responses:
     """Responses (stimulus, unit) in blocks that may stay memory-mapped.
 
@@ -186,6 +254,16 @@ class Responses:
             table = np.concatenate([np.asarray(block[local]) for block in self.blocks[p]], axis=1)
             out[here] = table if self.units is None else table[:, self.units]
         return out
+
+    def take(self, units: NDArray[np.intp]) -> Responses:
+        """Return the responses of some units, still in their files.
+
+        Examples
+        --------
+        >>> Responses([[np.arange(6.0).reshape(2, 3)]]).take(np.array([2, 0]))[:].tolist()
+        [[2.0, 0.0], [5.0, 3.0]]
+        """
+        return Responses(self.blocks, units if self.units is None else self.units[units])
 
     def gaps(self) -> tuple[NDArray[np.bool_], NDArray[np.bool_]]:
         """Find what is not a number, reading a few rows at a time.

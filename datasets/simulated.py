@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
@@ -13,7 +13,11 @@ from numpy.typing import NDArray
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.datasets._scenes import CATEGORIES, GRID, IMAGE_SIDE, OBJECT_SIDE, draw_scenes, shuffle_cells
 from neuroattn.datasets.recording import Recording
+from neuroattn.datasets.regions import region_class
+from neuroattn.datasets.splits import N_LAST_SESSIONS
 from neuroattn.datasets.surfaces import fsaverage5_mesh
+from neuroattn.datasets.trials import add_trials, divide_rows, standardize
+from neuroattn.metrics import noise_ceiling_from_ncsnr
 from neuroattn.results import label_rois
 
 N_DECOYS = 3
@@ -192,6 +196,101 @@ def make_nsd_like(
     )
 
 
+def simulate_sessions(
+    recording: Recording, n_sessions: int = 8, *, seed: int | np.random.Generator
+) -> Recording:
+    """Present the images of a simulated subject again, one to three times over sessions of equal length.
+
+    As in the Natural Scenes Dataset, training images are seen in all sessions but the last three and some
+    of them again in those; test images are seen in the last three only. Betas of single trials are in percent
+    signal change, with a mean and a scale that differ between units and sessions.
+
+    Parameters
+    ----------
+    recording : Recording
+        From :func:`make_nsd_like`; its test images come last.
+    n_sessions : int, default 8
+        At least 4.
+    seed : int or Generator
+
+    Returns
+    -------
+    Recording
+        ``responses`` are standardized within sessions and averaged within the partition: training images over
+        all sessions but the last three, test images over these. ``noise_ceiling`` follows from the actual
+        repeats. ``truth`` also holds ``trial_stimulus`` (trial), ``trial_session`` (trial, from 1) and
+        ``trial_beta`` (trial, unit); :func:`write_nsd` writes them.
+
+    Raises
+    ------
+    ValueError
+        If the images cannot be shown one to three times in that many sessions.
+
+    Examples
+    --------
+    >>> recording = simulate_sessions(make_nsd_like(20, 10, seed=0, rois=["V1v"], vertices_per_roi=5), seed=0)
+    >>> dict(recording.truth.trial_beta.sizes)
+    {'trial': 56, 'unit': 20}
+    """
+    truth, test = recording.truth, recording.test
+    if truth is None or test is None or "signal" not in truth or np.any(test[:-1] & ~test[1:]):
+        raise ValueError("recording must be simulated by make_nsd_like, its test images last")
+    order_rng, scale_rng, noise_rng = check_seed(seed).spawn(3)
+    stimulus, session = _order_trials(test, n_sessions, order_rng)
+
+    ncsnr = truth["ncsnr"].values
+    noise = noise_rng.standard_normal((len(stimulus), recording.n_units), dtype=np.float32)
+    trials = truth["signal"].values[stimulus] + noise / np.sqrt(1 + ncsnr**2).astype(np.float32)
+    scale = scale_rng.uniform(1, 3, recording.n_units) * scale_rng.uniform(0.8, 1.25, (n_sessions, 1))
+    offset = scale_rng.normal(0, 1, (n_sessions, recording.n_units))
+    betas = (offset[session - 1] + scale[session - 1] * trials).astype(np.float32)
+
+    late = session > n_sessions - N_LAST_SESSIONS
+    row = np.where(late & ~test[stimulus], -1, stimulus)
+    counts = np.bincount(row[row >= 0], minlength=len(test))
+    responses = np.zeros((len(test), recording.n_units), np.float32)
+    for number in range(1, n_sessions + 1):
+        add_trials(responses, standardize(betas[session == number])[0], row[session == number])
+    divide_rows(responses, counts)
+    return replace(
+        recording,
+        responses=responses,
+        noise_ceiling=noise_ceiling_from_ncsnr(ncsnr.astype(np.float32), counts[test]),
+        truth=truth.assign(
+            trial_stimulus=("trial", stimulus),
+            trial_session=("trial", session),
+            trial_beta=(("trial", "unit"), betas),
+        ),
+    )
+
+
+def _order_trials(
+    test: NDArray[np.bool_], n_sessions: int, rng: np.random.Generator
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the stimulus and the session of each trial; every stimulus is shown one to three times."""
+    train_rows, test_rows = np.flatnonzero(~test), np.flatnonzero(test)
+    n_early = n_sessions - N_LAST_SESSIONS
+    if n_early < 1:
+        raise ValueError(f"n_sessions must be at least {N_LAST_SESSIONS + 1}, got {n_sessions}")
+    length = max(
+        -(-len(train_rows) // n_early),  # room for one presentation of each
+        -(-len(test_rows) // N_LAST_SESSIONS),
+        2 * len(test) // n_sessions,
+    )
+    again = rng.permutation(np.repeat(train_rows, 2))
+    n_again = n_early * length - len(train_rows)
+    late_again = rng.permutation(np.concatenate([again[n_again:], np.repeat(test_rows, 2)]))
+    n_late_again = N_LAST_SESSIONS * length - len(test_rows)
+    if n_again > len(again) or n_late_again > len(late_again):
+        raise ValueError(
+            f"{len(train_rows)} training and {len(test_rows)} test images cannot be shown one to three times in "
+            f"{n_sessions} sessions, {N_LAST_SESSIONS} of them for the test images; change n_sessions"
+        )
+    early = rng.permutation(np.concatenate([train_rows, again[:n_again]]))
+    late = rng.permutation(np.concatenate([test_rows, late_again[:n_late_again]]))
+    return np.concatenate([early, late]), np.repeat(np.arange(1, n_sessions + 1), length)
+
+
 def _place_regions(names: list[str], n_vertices: int) -> xr.DataArray:
     """Give each region the vertices nearest to its coordinate along the surface, and add a rim of others."""
     used, side_of, masks = [], [], []
@@ -218,6 +317,7 @@ def _place_regions(names: list[str], n_vertices: int) -> xr.DataArray:
         hemisphere=np.concatenate(side_of),
         unit_kind="vertex",
         vertex_index=np.concatenate(used),
+        atlas=[region_class(name) for name in names],
     )
 
 

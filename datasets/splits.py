@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuroattn._checks import check_shape
+
+# Partitions that say which trials are averaged, besides which stimuli are tested on.
+TRIAL_SPLITS = ("algonauts", "shared1000", "shared515", "session-block")
+N_LAST_SESSIONS = 3
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,8 @@ def split_stimuli(stimulus_ids: ArrayLike, spec: str | Path, *, test: ArrayLike 
         ``"kfold=9,seeds=0-4"``: stimulus i is in fold ``default_rng(seed).permutation(n)[i] % 9``, so that
         every row is predicted once a seed; ``seeds`` is a number, a range or a list joined by ``+``.
         A path to a JSON file ``{"train": [ids], "test": [ids]}``.
+        Partitions that also say which trials are averaged ("algonauts", "shared1000", "shared515",
+        "session-block") are made by :func:`load_nsd`, and are "given" from then on.
     test : bool array, shape (row,), optional
         The partition that ``"given"`` refers to.
 
@@ -74,6 +81,10 @@ def split_stimuli(stimulus_ids: ArrayLike, spec: str | Path, *, test: ArrayLike 
         given = np.asarray(test, dtype=bool)
         check_shape("test", given, len(ids))
         return [_fold(ids, 0, 0, given)]
+    if str(spec).partition("=")[0] in TRIAL_SPLITS:
+        raise ValueError(
+            f"split {str(spec)!r} is made while trials are read; read with it, then split by 'given'"
+        )
     options = _parse(str(spec))
     if options is None:
         return [_fold_from_file(ids, Path(spec))]
@@ -155,3 +166,140 @@ def _fold_from_file(ids: NDArray[np.str_], path: Path) -> Fold:
             raise ValueError(f"split file {path} has no {side} stimuli")
     rows = {side: np.flatnonzero(np.isin(ids, listed)) for side, listed in sides.items()}
     return Fold(0, 0, rows["train"], rows["test"])
+
+
+# Trials
+
+
+class TrialSplit(NamedTuple):
+    """Rows that trials are averaged to: training rows first, ascending by stimulus in both parts.
+
+    Parameters
+    ----------
+    stimuli : int array, shape (row,)
+    test : bool array, shape (row,), or None where the specification leaves the partition to the rows
+    row : int array, shape (trial,)
+        Row that each trial is averaged into, -1 for those left out.
+    notes : tuple of str
+    """
+
+    stimuli: NDArray[np.int64]
+    test: NDArray[np.bool_] | None
+    row: NDArray[np.intp]
+    notes: tuple[str, ...]
+
+    @property
+    def counts(self) -> NDArray[np.intp]:
+        """Trials of each row."""
+        return np.bincount(self.row[self.row >= 0], minlength=len(self.stimuli))
+
+
+def split_trials(
+    stimulus: NDArray[np.int64],
+    session: NDArray[np.int64],
+    spec: str,
+    *,
+    available: NDArray[np.bool_],
+    shared: Mapping[str, NDArray[np.int64]],
+    complete: bool,
+) -> TrialSplit:
+    """Partition trials so that no stimulus is on both sides and repeats are averaged on one side only.
+
+    Parameters
+    ----------
+    stimulus, session : int array, shape (trial,)
+        Of every trial that the subject saw; sessions count from 1.
+    spec : str
+        "algonauts": the published partition of the Algonauts 2023 challenge. Training stimuli are those of
+        all sessions but the last three, averaged over these sessions. Test stimuli were seen in the last three
+        sessions only, and are not shared between subjects, or, for subjects who completed every session,
+        are shared and were seen three times there.
+        "shared1000": tests on the stimuli that all subjects share.
+        "shared515": tests on those that every subject saw three times; the other shared ones are left out.
+        "session-block=A-B": tests on stimuli seen in sessions A to B only; stimuli seen on both sides are left
+        out. "session-block" alone is the last three sessions.
+        Any other text makes no partition: every trial is averaged by stimulus.
+    available : bool array, shape (trial,)
+        Trials whose response exists.
+    shared : mapping of "shared1000" and "shared515" to the numbers of these stimuli
+    complete : bool
+        The subject completed every session of the experiment.
+    """
+    ids, of = np.unique(stimulus, return_inverse=True)
+    n_sessions = int(session.max())
+    used = available.copy()
+    left_out = np.zeros(len(ids), bool)
+    lost = ""
+    if spec == "algonauts":
+        late = session > n_sessions - N_LAST_SESSIONS
+        only_late = _all_of(late, of)
+        is_shared = np.isin(ids, shared["shared1000"])
+        test = only_late & (~is_shared | (complete & (np.bincount(of) == 3)))
+        left_out = only_late & ~test
+        used &= ~late | test[of]
+        lost = "shared with other subjects but not seen three times"
+    elif spec in ("shared1000", "shared515"):
+        test = np.isin(ids, shared[spec])
+        left_out = np.isin(ids, shared["shared1000"]) & ~test
+        lost = "shared with other subjects but not seen three times by all"
+    elif spec.partition("=")[0] == "session-block":
+        first, last = _block(spec, n_sessions)
+        inside = (session >= first) & (session <= last)
+        test = _all_of(inside, of)
+        left_out = ~test & ~_all_of(~inside, of)
+        lost = f"seen both in sessions {first} to {last} and in others"
+    else:
+        test = None
+    used &= ~left_out[of]
+    present = np.bincount(of[used], minlength=len(ids)) > 0
+    notes = [f"left out {left_out.sum()} stimuli {lost}"] if left_out.any() else []
+    n_gone = int((~present & ~left_out).sum())
+    if n_gone:
+        notes.append(f"left out {n_gone} stimuli whose sessions are missing")
+    sides = np.zeros(len(ids), bool) if test is None else test
+    if test is not None and len(np.unique(test[present])) < 2:
+        side = "training" if test[present].all() else "test"
+        raise ValueError(f"split {spec!r} leaves no {side} stimulus in the {n_sessions} sessions")
+    order = np.flatnonzero(present)
+    order = order[np.argsort(sides[order], kind="stable")]
+    row_of = np.full(len(ids), -1, np.intp)
+    row_of[order] = np.arange(len(order))
+    return TrialSplit(
+        stimuli=ids[order],
+        test=None if test is None else test[order],
+        row=np.where(used, row_of[of], -1),
+        notes=tuple(notes),
+    )
+
+
+def describe_repeats(split: TrialSplit) -> tuple[str, ...]:
+    """Say how many stimuli were averaged from how many trials, for each side of the partition."""
+    parts = {"": np.ones(len(split.stimuli), bool)}
+    if split.test is not None:
+        parts = {"training ": ~split.test, "test ": split.test}
+    said = []
+    for part, rows in parts.items():
+        values, n = np.unique(split.counts[rows], return_counts=True)
+        repeats = ", ".join(f"{b} x {a}" for a, b in zip(values.tolist(), n.tolist(), strict=True))
+        said.append(
+            f"{rows.sum()} {part}stimuli, means of {split.counts[rows].sum()} trials (stimuli x repeats: {repeats})"
+        )
+    return tuple(said)
+
+
+def _all_of(trials: NDArray[np.bool_], of: NDArray[Any]) -> NDArray[np.bool_]:
+    """Return for each stimulus whether all of its trials are so."""
+    return np.asarray(np.bincount(of, weights=~trials) == 0)
+
+
+def _block(spec: str, n_sessions: int) -> tuple[int, int]:
+    _, _, text = spec.partition("=")
+    if not text:
+        return max(n_sessions - N_LAST_SESSIONS + 1, 1), n_sessions
+    first, dash, last = text.partition("-")
+    if not first.isdecimal() or not (last if dash else first).isdecimal():
+        raise ValueError(f"split must be 'session-block=A-B', got {spec!r}")
+    a, b = int(first), int(last if dash else first)
+    if not 1 <= a <= b <= n_sessions:
+        raise ValueError(f"split {spec!r} must be a block of the sessions 1 to {n_sessions}")
+    return a, b

@@ -30,6 +30,7 @@ def label_rois(
     hemisphere: ArrayLike | str = "none",
     unit_kind: str = "voxel",
     vertex_index: ArrayLike | None = None,
+    atlas: ArrayLike | str = "",
 ) -> xr.DataArray:
     """Label region masks by region and unit.
 
@@ -42,11 +43,14 @@ def label_rois(
     unit_kind : {"vertex", "voxel", "neuron"}
     vertex_index : int array, shape (unit,), optional
         Place of each unit on its surface mesh or in its mask; -1 where it has none.
+    atlas : str or array of str, shape (roi,), default ""
+        Atlas or localizer that each region comes from.
 
     Returns
     -------
     DataArray, dims (roi, unit)
-        Membership, with coordinates ``hemisphere``, ``unit_kind`` and ``vertex_index`` along ``unit``.
+        Membership, with coordinates ``atlas`` along ``roi`` and ``hemisphere``, ``unit_kind`` and
+        ``vertex_index`` along ``unit``.
 
     Examples
     --------
@@ -77,6 +81,7 @@ def label_rois(
         dims=("roi", "unit"),
         coords={
             "roi": np.asarray(list(members), dtype=str),
+            "atlas": ("roi", np.broadcast_to(np.asarray(atlas, dtype=str), (len(members),)).copy()),
             "hemisphere": ("unit", side),
             "unit_kind": ("unit", np.full(n_units, unit_kind)),
             "vertex_index": ("unit", index),

@@ -34,6 +34,11 @@ class Case:
         Least traffic and work of one forward pass.
     target, training_target : dict of float
         Time of the peer over ours that is aimed at, forward and forward + backward, by peer.
+    memory_target : dict of float
+        Peak memory of the peer over ours that is aimed at, forward + backward, beyond the gradients returned.
+    share : dict of float
+        Part of the work that a peer does where all of it would take too long, by peer. Its time is divided by it,
+        and its results are compared with the first of ours.
     """
 
     name: str
@@ -47,3 +52,5 @@ class Case:
     flops: float = 0.0
     target: dict[str, float] = field(default_factory=dict)
     training_target: dict[str, float] = field(default_factory=dict)
+    memory_target: dict[str, float] = field(default_factory=dict)
+    share: dict[str, float] = field(default_factory=dict)

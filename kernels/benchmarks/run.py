@@ -28,6 +28,7 @@ OPS = (
     "eccentricity_pool",
     "workspace_integrate",
     "channel_gate",
+    "encoder",
     "eeg_basenet",
     "eeg_streaming",
 )
@@ -98,24 +99,33 @@ def cpu_clock() -> str:
     return "processor" if torch.get_num_threads() == 1 else "wall"
 
 
-def measure(case: Case, device: str, training: bool, rounds: int) -> dict[str, Any]:
-    """Check one case against its peers, then time them in turns."""
-    functions = {"ours": case.ours, **case.peers}
+def check(case: Case, training: bool) -> dict[str, float]:
+    """Return how far our results are from those of each peer; stop if that is too far."""
     errors = {}
     ours = results_of(case.ours, case, training)
     for name, peer in case.peers.items():
-        errors[name] = error(ours, results_of(peer, case, training))
+        theirs = results_of(peer, case, training)
+        compared = ours
+        if name in case.share:
+            compared = [a[: len(b)] for a, b in zip(ours, theirs, strict=True)]
+        errors[name] = error(compared, theirs)
         if not errors[name] <= case.check:
             raise SystemExit(
                 f"{case.name}: ours and {name} differ by {errors[name]:.1e}, {case.check:.1e} allowed"
             )
-    del ours
+    return errors
+
+
+def measure(case: Case, device: str, training: bool, rounds: int) -> dict[str, Any]:
+    """Check one case against its peers, then time them in turns."""
+    functions = {"ours": case.ours, **case.peers}
+    errors = check(case, training)
     times: dict[str, list[float]] = {name: [] for name in functions}
     runs = {name: partial(results_of, function, case, training) for name, function in functions.items()}
     memory = {name: peak_memory(device, run) for name, run in runs.items()}
     for _ in range(rounds):
         for name, run in runs.items():
-            times[name].append(seconds(device, run))
+            times[name].append(seconds(device, run) / case.share.get(name, 1))
     medians = {name: statistics.median(t) for name, t in times.items()}
     target = case.training_target if training else case.target
     table = {}
@@ -133,6 +143,13 @@ def measure(case: Case, device: str, training: bool, rounds: int) -> dict[str, A
             entry |= {"error": errors[name], "ratio": ratio}
             if name in target:
                 entry |= {"target": target[name], "hit": ratio >= target[name]}
+            if name in case.share:
+                entry["share"] = case.share[name]
+            if training and name in case.memory_target and memory[name] is not None:
+                # Beyond the gradients of the inputs, which both must return.
+                kept = sum(x.numel() * x.element_size() for x in case.inputs if x.requires_grad)
+                saved = (memory[name] - kept) / max(memory["ours"] - kept, 1)
+                entry |= {"extra_memory_ratio": saved, "memory_hit": saved >= case.memory_target[name]}
         table[name] = entry
     return table
 
@@ -226,7 +243,8 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if options.table:
-        print(table([json.loads(path.read_text()) for path in sorted(RESULTS.glob("*.json"))]))
+        paths = sorted(path for op in OPS for path in RESULTS.glob(f"*-{op}.json"))
+        print(table([json.loads(path.read_text()) for path in paths]))
         return
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is available")

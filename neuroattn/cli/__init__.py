@@ -30,7 +30,15 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    from neuroattn.cli import decode_eeg, fit_encoder, make_data  # noqa: F401 (each registers its verb)
+    from neuroattn.cli import (  # noqa: F401 (each registers its verb)
+        attention_maps,
+        decode_eeg,
+        doctor,
+        eval_encoder,
+        extract_features,
+        fit_encoder,
+        make_data,
+    )
 
     try:
         code = app(standalone_mode=False)

@@ -71,27 +71,60 @@ def print_checks(checks: Sequence[Any]) -> None:
         console.print(f"  {check.path}: found {check.found}, expected {check.expected}", soft_wrap=True)
 
 
+def print_group(group: xr.Dataset, out: Path) -> None:
+    """Print means over subjects by region and model, and where the report is."""
+    from neuroattn.analyses.report import drawn_models
+
+    subjects = f"{group.sizes['subject']} subject{'s' if group.sizes['subject'] > 1 else ''}"
+    drawn, left_out = drawn_models(group)
+    table = Table(title=f"correlation, held-out images, mean over {subjects}")
+    table.add_column("region")
+    for model in drawn:
+        table.add_column(model, justify="right", overflow="fold", min_width=6)
+    for roi in group["roi"].values:
+        values = group["correlation"].sel(roi=roi, model=drawn).values
+        table.add_row(str(roi), *("no units" if r != r else f"{r:.3f}" for r in values))
+    console.print(table)
+    if left_out:
+        console.print("Of every model the best of its layers is shown; group.nc holds all.")
+    console.print(f"With {subjects} no p over subjects can be below {float(group['smallest_p'].min()):.2g}.")
+    if group.attrs["simulated"]:
+        console.print("The responses are simulated; nothing here is evidence about real brains.")
+    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+
+
 def print_scores(scores: xr.Dataset, out: Path) -> None:
     """Print mean scores by region and model, and where the report is."""
     import xarray as xr
+
+    from neuroattn.analyses.report import drawn_models
 
     regions = xr.load_dataset(out / "roi_scores.nc", engine="h5netcdf")
     ceiling = bool(regions["r2_over_ceiling"].notnull().any())
     table = Table(title="correlation" + (" (r2 over noise ceiling)" if ceiling else "") + ", held-out images")
     table.add_column("region")
     table.add_column("units", justify="right")
-    for model in regions["model"].values:
-        table.add_column(str(model), justify="right")
+    drawn, left_out = drawn_models(regions)
+    for model in drawn:
+        table.add_column(model, justify="right", overflow="fold", min_width=6)
     for roi in regions["roi"].values:
         row = regions.sel(roi=roi)
         cells = []
-        for model in regions["model"].values:
+        for model in drawn:
             r, share = (float(row[v].sel(model=model)) for v in ("correlation", "r2_over_ceiling"))
             cells.append("no units" if r != r else f"{r:.3f}" + (f" ({share:.2f})" if share == share else ""))
         table.add_row(str(roi), str(int(row["n_units"])), *cells)
     console.print(table)
+    if left_out:
+        console.print("Of every model the best of its layers is shown; roi_scores.nc holds all.")
     for model, reason in json.loads(scores.attrs["not_applicable"]).items():
         console.print(f"{model}: {reason}")
     if scores.attrs["simulated"]:
         console.print("The responses are simulated; nothing here is evidence about real brains.")
-    console.print(f"Report: {out / 'report.html'}", soft_wrap=True)
+    if "p_fdr" in scores:
+        above = (scores["p_fdr"] < 0.05).mean(["subject", "seed", "unit"])
+        listed = ", ".join(f"{model} {float(above.sel(model=model)):.0%}" for model in above["model"].values)
+        smallest = 1 / (scores.attrs["n_shuffles"] + 1)
+        console.print(f"Units above chance (FDR < .05, no p below {smallest:.2g}): {listed}")
+    page = out / "report.html"
+    console.print(f"Report: {page}" if page.is_file() else f"Scores: {out / 'scores.nc'}", soft_wrap=True)

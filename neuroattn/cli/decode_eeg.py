@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
+import numpy as np
 import typer
 
 from neuroattn.cli import decode_eeg_app
@@ -107,7 +108,7 @@ def fit(
     check_range("--epochs", epochs, 1)
     check_seed(seed)
     chosen = _device(device)
-    cut = {"events": labels, "tmin": START, "tmax": tmax, "resample": resample, "names": names}
+    cut: dict[str, Any] = {"events": labels, "tmin": START, "tmax": tmax, "resample": resample, "names": names}
     trials = load_eeg(files, **cut)
     conditions = default_conditions(trials, band=edges, tmin=tmin)
     if dry_run:
@@ -232,12 +233,11 @@ def _print_plan(
     from neuroattn.analyses.decoding import decoding_folds, estimate_seconds
 
     name, folds = decoding_folds(trials, protocol)
-    counts = (
-        trials.metadata.assign(label=trials.y).groupby(["subject", "session", "run"]).label.value_counts()
-    )
     typer.echo(f"{len(trials)} trials, {len(trials.ch_names)} channels, {trials.sfreq:g} Hz")
-    for (subject, session, run, label), count in counts.items():
-        typer.echo(f"  subject {subject}, session {session}, run {run}: {count} {label}")
+    for keys, rows in trials.metadata.groupby(["subject", "session", "run"], sort=False).indices.items():
+        labels, counts = np.unique(trials.y[rows], return_counts=True)
+        shown = ", ".join(f"{count} {label}" for label, count in zip(labels, counts, strict=True))
+        typer.echo("  subject {}, session {}, run {}: ".format(*keys) + shown)
     for note in trials.notes:
         typer.echo(f"  note: {note}")
     typer.echo(f"{name}: {len(folds)} folds, {permutations} permutations, {len(conditions)} conditions")

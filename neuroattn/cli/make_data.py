@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuroattn.cli import make_data_app
 from neuroattn.cli._display import human_bytes, progress_bars
+
+if TYPE_CHECKING:
+    from neuroattn.datasets import Recording
+    from neuroattn.encoding import Backbone
 
 
 @make_data_app.command("algonauts")
@@ -18,6 +22,12 @@ def make_algonauts(
     more_subjects: Annotated[list[int] | None, typer.Argument(hidden=True)] = None,
     n_train: Annotated[int, typer.Option("--n-train", help="Training images.")] = 380,
     n_test: Annotated[int, typer.Option("--n-test", help="Test images.")] = 120,
+    sessions: Annotated[
+        int | None,
+        typer.Option(
+            "--sessions", help="Present images 1 to 3 times in this many sessions, as make-data nsd does."
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option("--seed", help="Subject N is made from seed + N - 1.")] = 0,
     cache: Annotated[
         Path | None, typer.Option("--cache", help="Folder of stored features; the user's cache by default.")
@@ -28,8 +38,6 @@ def make_algonauts(
 
     Example: neuroattn make-data algonauts --out data --subjects 1 2
     """
-    from neuroattn.analyses.demo import make_demo_recording
-    from neuroattn.cli.fit_encoder import default_cache
     from neuroattn.datasets import write_algonauts
     from neuroattn.encoding import load_backbone
 
@@ -47,14 +55,70 @@ def make_algonauts(
     with progress_bars() as progress:
         for i, number in enumerate(numbers):
             progress.update("subjects", i, len(numbers))
-            recording = make_demo_recording(
-                network,
-                cache or default_cache(),
-                n_train=n_train,
-                n_test=n_test,
-                seed=seed + number - 1,
-                progress=progress.update,
-            )
+            recording = _simulate(network, cache, n_train, n_test, sessions, seed + number - 1, progress)
             write_algonauts(recording, out, number)
         progress.update("subjects", len(numbers), len(numbers))
     typer.echo(f"Simulated subjects {', '.join(map(str, numbers))} in {out}")
+
+
+@make_data_app.command("nsd")
+def make_nsd(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write to; one subject a folder.")],
+    subject: Annotated[int, typer.Option("--subject", help="Subject number, 1 to 8.")] = 1,
+    n_train: Annotated[int, typer.Option("--n-train", help="Training images.")] = 380,
+    n_test: Annotated[int, typer.Option("--n-test", help="Test images.")] = 120,
+    sessions: Annotated[int, typer.Option("--sessions", help="Sessions; test images in the last three.")] = 8,
+    seed: Annotated[int, typer.Option("--seed", help="Subject N is made from seed + N - 1.")] = 0,
+    cache: Annotated[
+        Path | None, typer.Option("--cache", help="Folder of stored features; the user's cache by default.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
+) -> None:
+    """Simulate a subject and write it as the Natural Scenes Dataset is distributed.
+
+    make-data algonauts with the same --seed and --sessions writes the same subject in the other layout.
+
+    Example: neuroattn make-data nsd --out data
+    """
+    from neuroattn.datasets import write_nsd
+    from neuroattn.datasets.nsd import check_subject
+    from neuroattn.datasets.surfaces import MESH_SIZES
+    from neuroattn.encoding import load_backbone
+
+    check_subject(subject)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise FileExistsError(f"{out} exists; subjects are not overwritten")
+    if dry_run:
+        n_images = n_train + n_test
+        size = n_images * (224 * 224 * 3 + 2 * 2 * 4 * MESH_SIZES["fsaverage5"])  # two trials an image
+        typer.echo(f"1 subject, about {human_bytes(size)} in {out}; nothing was written")
+        return
+    network = load_backbone("demo")
+    with progress_bars() as progress:
+        recording = _simulate(network, cache, n_train, n_test, sessions, seed + subject - 1, progress)
+        write_nsd(recording, out, subject)
+    typer.echo(f"Simulated subject {subject} in {out}")
+
+
+def _simulate(
+    network: Backbone,
+    cache: Path | None,
+    n_train: int,
+    n_test: int,
+    sessions: int | None,
+    seed: int,
+    progress: Any,
+) -> Recording:
+    from neuroattn.analyses.demo import make_demo_recording
+    from neuroattn.cli.fit_encoder import default_cache
+    from neuroattn.datasets import simulate_sessions
+
+    recording = make_demo_recording(
+        network,
+        cache or default_cache(),
+        n_train=n_train,
+        n_test=n_test,
+        seed=seed,
+        progress=progress.update,
+    )
+    return recording if sessions is None else simulate_sessions(recording, sessions, seed=seed)

@@ -165,7 +165,9 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         ValueError
             If a channel is flat or holds NaN, there is one class only, or trials are too short for the network.
         """
-        scaled, codes = self._prepare(X, y)
+        labels = _labels(X, y)
+        scaled = self._prepare(X)
+        codes = self._encode(labels, len(scaled))
         with torch.random.fork_rng():
             torch.manual_seed(self.seed)
             network = self._build()
@@ -307,8 +309,8 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         check_range("lead_seconds", self.lead_seconds, 0)
         check_seed(self.seed)
 
-    def _prepare(self, X: Any, y: ArrayLike | None) -> tuple[NDArray[np.float32], NDArray[np.intp]]:
-        """Learn everything but the network; return standardised trials and their classes."""
+    def _prepare(self, X: Any) -> NDArray[np.float32]:
+        """Learn what trials tell without labels; return them standardised."""
         signals, ch_names, sfreq = _read(X)
         if sfreq is None:
             sfreq = self.sfreq
@@ -319,17 +321,20 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
                 "sfreq must be given for arrays, which do not know their sampling rate, got None"
             )
         check_signals("X", signals, _names(signals, ch_names))
-        labels = _labels(X, y)
-        check_shape("y", labels, len(signals))
         self._check_recipe()
-        self.classes_ = check_labels("y", labels)
         self.sfreq_, self.ch_names_, self.n_times_ = float(sfreq), ch_names, signals.shape[2]
         self.n_chans_ = signals.shape[1]
         filtered = self._filter(signals)
         self.standardizer_ = (
             None if self.standardize is None else Standardizer(self.standardize).fit(filtered)
         )
-        return self._scale(filtered), np.searchsorted(self.classes_, labels)
+        return self._scale(filtered)
+
+    def _encode(self, labels: NDArray[Any], n_trials: int) -> NDArray[np.intp]:
+        """Learn the classes; return that of each trial as a number."""
+        check_shape("y", labels, n_trials)
+        self.classes_ = check_labels("y", labels)
+        return np.searchsorted(self.classes_, labels)
 
     def _filter(self, signals: NDArray[Any]) -> NDArray[Any]:
         """Filter trials (trial, channel, time) and take off the time that only the filter sees."""
@@ -420,10 +425,7 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         net.fit(scaled, codes.astype(np.int64))
         if len(net.history) < self.n_epochs:
             raise KeyboardInterrupt  # skorch takes the user's interruption for a stopping rule
-        losses = [float(row["train_loss"]) for row in net.history]
-        if not math.isfinite(losses[-1]):
-            raise ValueError(f"training must converge, got a loss of {losses[-1]}; lower learning_rate")
-        return losses
+        return check_converged([float(row["train_loss"]) for row in net.history])
 
 
 class _Shuffled:
@@ -453,6 +455,13 @@ class _Recombine:
         x, y = default_collate(batch)
         x, y = recombine_segments(x.numpy(), y.numpy(), self.rng, self.n_segments)
         return torch.from_numpy(x), torch.from_numpy(y)
+
+
+def check_converged(losses: list[float]) -> list[float]:
+    """Return the training losses; the last must be finite."""
+    if not math.isfinite(losses[-1]):
+        raise ValueError(f"training must converge, got a loss of {losses[-1]}; lower learning_rate")
+    return losses
 
 
 def _whole_batches(n_trials: int, batch_size: int) -> int:

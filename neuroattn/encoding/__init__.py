@@ -1,7 +1,14 @@
 """Brain encoders: from images to responses of fMRI vertices, voxels or neurons."""
 
 from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
-from neuroattn.encoding.estimators import Encoder, PooledRidgeEncoder, RidgeEncoder, load_encoder
+from neuroattn.encoding.estimators import (
+    BandedRidgeEncoder,
+    Encoder,
+    PcaRegressionEncoder,
+    PooledRidgeEncoder,
+    RidgeEncoder,
+    load_encoder,
+)
 from neuroattn.encoding.features import (
     FeatureDataset,
     FeatureStore,
@@ -21,6 +28,7 @@ from neuroattn.encoding.reference import load_reference
 
 __all__ = [
     "Backbone",
+    "BandedRidgeEncoder",
     "BrainEncoder",
     "ConvolutionEncoder",
     "Encoder",
@@ -31,6 +39,7 @@ __all__ = [
     "GaussianEncoder",
     "LayerMix",
     "NetworkEncoder",
+    "PcaRegressionEncoder",
     "PooledRidgeEncoder",
     "Preprocessing",
     "ProbeEncoder",

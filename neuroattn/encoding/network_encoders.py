@@ -184,7 +184,9 @@ class NetworkEncoder(Encoder):
         """
         features = self._fitted_features(X)
         standard = self._run(features, None, lambda network, batch: network(batch))
-        return standard * self.target_scale_ + self.target_mean_
+        standard *= self.target_scale_  # in place, since predictions of many stimuli are large
+        standard += self.target_mean_
+        return standard
 
     def _run(
         self,
@@ -195,16 +197,25 @@ class NetworkEncoder(Encoder):
         """Call the network on batches of rows (None: all) in evaluation mode and join the results."""
         device = resolve_device(self.device)
         network = self.network_.to(device)
+        if rows is None:
+            rows = np.arange(feature_shape(features)[0])
         loader: DataLoader[Any] = DataLoader(
-            FeatureDataset(features, np.arange(feature_shape(features)[0]) if rows is None else rows),
+            FeatureDataset(features, rows),
             batch_size=self.batch_size,
             collate_fn=collate,
             generator=torch.Generator(),  # a loader draws a seed, which must not come from the global state
         )
+        joined = np.empty(0, np.float32)
+        done = 0
         with torch.no_grad():
-            batches = [call(network, batch[0].to(device)).cpu().numpy() for batch in loader]
+            for batch, _ in loader:
+                result = call(network, batch.to(device)).cpu().numpy()
+                if not done:
+                    joined = np.empty((len(rows), *result.shape[1:]), np.float32)
+                joined[done : done + len(result)] = result
+                done += len(result)
         self.network_.cpu()
-        return np.concatenate(batches)
+        return joined
 
     def _check_tokens(self, features: Any) -> tuple[int, int, int, int]:
         """Return the numbers of stimuli, channels, rows and columns."""

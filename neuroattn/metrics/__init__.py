@@ -1,22 +1,34 @@
 """Scores and statistics as pure functions on arrays."""
 
-from neuroattn.metrics.correlation import bootstrap_correlation, pearson_r, shuffled_correlation
+from neuroattn.metrics.correlation import (
+    bootstrap_correlation,
+    pearson_r,
+    permutation_correlation,
+    shuffled_correlation,
+)
 from neuroattn.metrics.noise_ceiling import (
+    cross_subject_ceiling,
     noise_ceiling_from_ncsnr,
     noise_ceiling_from_repeats,
     r2_over_ceiling,
     r2_over_ceiling_algonauts,
 )
-from neuroattn.metrics.summaries import paired_difference, roi_summary
+from neuroattn.metrics.partitioning import softmax_ensemble, variance_partitioning
+from neuroattn.metrics.summaries import group_summary, paired_difference, roi_summary
 
 __all__ = [
     "bootstrap_correlation",
+    "cross_subject_ceiling",
+    "group_summary",
     "noise_ceiling_from_ncsnr",
     "noise_ceiling_from_repeats",
     "paired_difference",
     "pearson_r",
+    "permutation_correlation",
     "r2_over_ceiling",
     "r2_over_ceiling_algonauts",
     "roi_summary",
     "shuffled_correlation",
+    "softmax_ensemble",
+    "variance_partitioning",
 ]

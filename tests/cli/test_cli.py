@@ -17,7 +17,7 @@ import neuroattn
 from neuroattn.cli import app, main
 
 # Registering the verbs is what main does first.
-from neuroattn.cli import decode_eeg, fit_encoder, make_data  # noqa: F401  # isort: skip
+from neuroattn.cli import attention_maps, decode_eeg, doctor, eval_encoder, extract_features, fit_encoder, make_data  # noqa: F401  # isort: skip
 
 
 def verbs(command=None, name=()):
@@ -95,8 +95,8 @@ def test_version(run):
         ("fit-encoder --out o --telepathy", "No such option: --telepathy"),
         ("fit-encoder --out o --seed one", "Invalid value for '--seed'"),
         ("fit-encoders --out o", "No such command 'fit-encoders'"),
-        (f"{TOKENS} --out o --model attentoin", "model must be one of 'attention', .* got 'attentoin'"),
-        (f"{TOKENS} --out o --layout bids", "layout must be one of 'algonauts', 'arrays', got 'bids'"),
+        (f"{TOKENS} --out o --model attentoin", "model 'attentoin' is unknown; nearest are 'attention'"),
+        (f"{TOKENS} --out o --layout bids", "layout must be one of 'algonauts', 'nsd', 'arrays', got 'bids'"),
         (f"{TOKENS} --out o --device abacus", "device 'abacus' cannot be used"),
         (f"{TOKENS} --out o --heads 3", "heads must divide dim 8, got 3"),
         (f"{TOKENS} --out o --norm batch", "norm must be one of 'pre', 'post', got 'batch'"),

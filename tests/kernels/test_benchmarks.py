@@ -53,6 +53,37 @@ def test_a_whole_step_is_reported_as_forward_and_backward():
     assert run.table([report]).splitlines()[2] == "| tanh | a step | by hand |  | 2.50x | none |"
 
 
+def test_a_peer_may_do_a_share_of_the_work():
+    x = torch.linspace(-1, 1, 100)
+
+    def case(peer):
+        return Case(
+            "tanh", torch.tanh, {"tenth": peer}, inputs=(x,), share={"tenth": 0.1}, target={"tenth": 1.0}
+        )
+
+    calls = []
+
+    def tenth(x):
+        calls.append(1)
+        return x[:10].tanh()
+
+    row = run.measure(case(tenth), "cpu", training=False, rounds=2)["tenth"]
+    assert row["error"] == 0
+    assert row["share"] == 0.1
+    assert len(calls) == 4
+    with pytest.raises(SystemExit, match="differ"):
+        run.measure(case(lambda x: x[10:20].tanh()), "cpu", training=False, rounds=2)
+
+
+def test_memory_is_compared_beyond_the_gradients(monkeypatch):
+    monkeypatch.setattr(run, "peak_memory", lambda device, call: next(peaks))
+    peaks = iter([500, 1200])  # 400 bytes are the gradient
+    case = make_case(by_hand, memory_target={"by hand": 4.0})
+    row = run.measure(case, "cpu", training=True, rounds=2)["by hand"]
+    assert row["extra_memory_ratio"] == 8
+    assert row["memory_hit"] is True
+
+
 @pytest.mark.parametrize("op", run.OPS)
 def test_committed_results_render(op):
     reports = [json.loads(path.read_text()) for path in run.RESULTS.glob(f"*-{op}.json")]

@@ -69,18 +69,12 @@ def test_a_chunk_is_visited_in_one_window(n, chunk, seed):
 def test_store_equals_the_array(shape, chunk, dtype, data):
     table = np.random.default_rng(0).standard_normal(shape).astype(dtype)
     rows = data.draw(st.lists(st.integers(-shape[0], shape[0] - 1), max_size=20))
-    row_bytes = table[0].nbytes
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "store"
-        limit = features._CHUNK_BYTES
-        features._CHUNK_BYTES = chunk * row_bytes
-        try:
-            array = features._create(path, shape, dtype, {"format": 1})
-        finally:
-            features._CHUNK_BYTES = limit
+        array = features._create(path, shape, chunk, dtype, {"format": 1})
         array[:] = table
         store = FeatureStore(path)
-        assert store.chunk == min(chunk, shape[0])
+        assert store.chunk == chunk
         assert_array_equal(store[rows], table[rows])
         if rows:
             positive = np.asarray(rows) % shape[0]

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from neuroattn.datasets import ImageFiles, Recording, inspect_algonauts, load_algonauts, write_algonauts
+from neuroattn.datasets.regions import region_class
 from neuroattn.results import label_rois
 
 N_LEFT, N_RIGHT, N_TRAIN, N_TEST = 40, 44, 24, 6
@@ -41,7 +42,13 @@ def make_recording(*, rois=None, simulated=False, ceiling=True):
     return Recording(
         name="subj03",
         responses=rng.normal(size=(n_rows, n_units)).astype("f4"),
-        rois=label_rois(rois or masks, hemisphere=hemisphere, unit_kind="vertex", vertex_index=index),
+        rois=label_rois(
+            rois or masks,
+            hemisphere=hemisphere,
+            unit_kind="vertex",
+            vertex_index=index,
+            atlas=[region_class(name) for name in rois or masks],
+        ),
         stimulus_ids=np.array([f"nsd-{i:05d}" for i in ids]),
         images=rng.integers(0, 256, (n_rows, 30, 28, 3), dtype=np.uint8),
         noise_ceiling=rng.uniform(size=n_units) if ceiling else None,
@@ -157,12 +164,12 @@ def test_regions_of_other_names_and_overlaps_are_kept(tmp_path):
 )
 def test_no_membership_is_lost_in_label_files(regions):
     """A label file gives a unit one region; any overlap must be spread over several files."""
-    from neuroattn.datasets.algonauts import _label_classes
+    from neuroattn.datasets.algonauts import label_classes
 
     masks = {name: np.array([bool(bits >> unit & 1) for unit in range(6)]) for name, bits in regions}
     found = {
         name: (labels == label).tolist()
-        for mapping, labels in _label_classes(label_rois(masks)).values()
+        for mapping, labels in label_classes(label_rois(masks)).values()
         for label, name in mapping.items()
         if label
     }
@@ -205,7 +212,13 @@ def test_simulated_subject_comes_back_exactly(tmp_path):
         name="simulated",
         surface="fsaverage5",
         stimulus_ids=np.array([f"simulated-{i}" for i in range(recording.n_stimuli)]),
-        rois=label_rois(masks, hemisphere=recording.rois.hemisphere, unit_kind="vertex", vertex_index=index),
+        rois=label_rois(
+            masks,
+            hemisphere=recording.rois.hemisphere,
+            unit_kind="vertex",
+            vertex_index=index,
+            atlas=["prf-visualrois", "", "floc-faces", "floc-bodies"],
+        ),
     )
     folder = write_algonauts(recording, tmp_path, 1)
     assert_same(recording, load_algonauts(tmp_path, 1))

@@ -778,6 +778,222 @@ def test_inspection_without_responses_still_looks_for_the_others(folder):
 # Real recordings
 
 
+# Single trials
+
+
+STIMULUS = np.random.default_rng(2).permutation(
+    np.concatenate([np.arange(N_STIMULI), np.arange(N_STIMULI)[::2]])
+)
+SESSION = np.arange(len(STIMULUS)) // 6
+TRIALS = 3 * TABLE[STIMULUS] + np.random.default_rng(3).normal(size=(len(STIMULUS), N_UNITS)).astype("f4")
+
+
+def write_trials(folder, *, names=None, session=SESSION):
+    shown = STIMULUS if names is None else np.asarray(names)[STIMULUS]
+    lines = ["stimulus,run,session" if session is not None else "stimulus,run"]
+    lines += [f"{s},1" + ("" if session is None else f",day {session[i]}") for i, s in enumerate(shown)]
+    path = folder / "trials.csv"
+    path.write_text("\n".join(lines))
+    return path
+
+
+def mean_by_stimulus(trials):
+    return np.stack([trials[i == STIMULUS].mean(0) for i in range(N_STIMULI)])
+
+
+def standardized(trials):
+    z = np.empty(trials.shape)
+    for number in np.unique(SESSION):
+        here = trials[number == SESSION].astype(float)
+        z[number == SESSION] = (here - here.mean(0)) / here.std(0)
+    return z
+
+
+@pytest.mark.parametrize("session", [None, SESSION])
+def test_trials_are_averaged_by_stimulus(folder, session):
+    np.save(folder / "responses.npy", TRIALS)
+    recording = load(folder, trials=write_trials(folder, session=session))
+    trials = TRIALS if session is None else standardized(TRIALS)
+    np.testing.assert_allclose(recording.responses[:], mean_by_stimulus(trials), atol=1e-5)
+    repeats = np.full((N_UNITS, N_STIMULI, 2), np.nan)
+    for i in range(N_STIMULI):
+        shown = trials[i == STIMULUS].T
+        repeats[:, i, : shown.shape[1]] = shown
+    np.testing.assert_allclose(recording.noise_ceiling, noise_ceiling_from_repeats(repeats), atol=1e-5)
+    assert "18 trials averaged to 12 stimuli of 1 to 2 repeats" in recording.notes
+    for fold in split_stimuli(recording.stimulus_ids, "kfold=3,seeds=0"):
+        assert not set(recording.stimulus_ids[fold.train]) & set(recording.stimulus_ids[fold.test])
+
+
+def test_trials_name_their_stimuli(folder):
+    names = [f"image {i:02d}" for i in range(N_STIMULI)][::-1]
+    (folder / "ids.csv").write_text("\n".join(names))
+    np.save(folder / "responses.npy", TRIALS)
+    recording = load(
+        folder, trials=write_trials(folder, names=names, session=None), stimulus_ids=folder / "ids.csv"
+    )
+    assert recording.stimulus_ids.tolist() == names
+    np.testing.assert_allclose(recording.responses[:], mean_by_stimulus(TRIALS), atol=1e-5)
+
+
+def test_a_unit_without_a_number_in_one_trial_is_dropped(folder):
+    trials = TRIALS.copy()
+    trials[4, 2] = np.nan
+    np.save(folder / "responses.npy", trials)
+    recording = load(folder, trials=write_trials(folder))
+    np.testing.assert_allclose(
+        recording.responses[:], np.delete(mean_by_stimulus(standardized(TRIALS)), 2, axis=1), atol=1e-5
+    )
+    assert len(recording.noise_ceiling) == N_UNITS - 1
+    assert "dropped 1 of 7 units with responses that are not numbers" in recording.notes
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("image\n1\n", "must have a column 'stimulus', got image"),
+        ("stimulus\n1\n2\n", "has 18 trials, but trials .*trials.csv has 2"),
+        ("stimulus\n" + "a\n" * 18, "must count images from 0 where there are no stimulus_ids"),
+        ("stimulus\n" + "3\n" * 18, "must show every stimulus, got none of '0'"),
+        ("", "trials.csv cannot be read"),
+    ],
+)
+def test_trials_that_do_not_fit(folder, content, message):
+    np.save(folder / "responses.npy", TRIALS)
+    (folder / "trials.csv").write_text(content)
+    with pytest.raises(ValueError, match=message):
+        load(folder, trials=folder / "trials.csv")
+
+
+def test_trials_of_unknown_stimuli_and_other_files_are_refused(folder):
+    np.save(folder / "responses.npy", TRIALS)
+    trials = write_trials(folder)
+    (folder / "ids.csv").write_text("\n".join(map(str, range(1, 13))))
+    with pytest.raises(ValueError, match=r"show '0', which stimulus_ids .*ids.csv does not have"):
+        load(folder, trials=trials, stimulus_ids=folder / "ids.csv")
+    (folder / "ids.csv").write_text("\n".join(["0", *map(str, range(11))]))
+    with pytest.raises(ValueError, match="must differ where trials are given"):
+        load(folder, trials=trials, stimulus_ids=folder / "ids.csv")
+    with pytest.raises(ValueError, match=r"must be a .csv or .tsv table"):
+        load(folder, trials=folder / "responses.npy")
+    with pytest.raises(ValueError, match="trials or repeats must be given, got both"):
+        load(folder, trials=trials, repeats=folder / "responses.npy")
+    with pytest.raises(FileNotFoundError, match=r"trials .*gone.csv does not exist"):
+        load(folder, trials=folder / "gone.csv")
+
+
+def test_trials_are_inspected(folder):
+    np.save(folder / "responses.npy", TRIALS)
+    files = {"responses": folder / "responses.npy", "features": folder / "features.npy"}
+    checks = inspect_arrays(**files, orientation="stimulus-unit", trials=write_trials(folder))
+    assert [check.found for check in checks] == [
+        "7 units, 18 stimuli",
+        "18 trials of 12 stimuli",
+        "features (12, 5)",
+    ]
+
+
+# GLMsingle
+
+
+GRID = TABLE.T.reshape(N_UNITS, 1, 1, N_STIMULI)
+
+
+def write_glmsingle(folder, suffix, betas):
+    path = folder / f"TYPED_FITHRF_GLMDENOISE_RR{suffix}"
+    content = {"betasmd": betas, "R2": np.ones(betas.shape[:3]), "pcnum": 4}
+    if suffix == ".npy":
+        content["pcregressors"] = [np.ones((3, 2)), np.ones((2, 2))]
+        np.save(path, content, allow_pickle=True)
+    elif suffix == ".h5":
+        write(path, content)
+    elif suffix == "-v73.mat":  # MATLAB stores its arrays in reversed order
+        with h5py.File(path, "w", userblock_size=512) as file:
+            for key, value in content.items():
+                file[key] = np.asarray(value).T
+    else:
+        savemat(path, content)
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".mat", "-v73.mat", ".h5"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_output_of_glmsingle(folder, suffix, masked):
+    betas, mask = GRID, None
+    if masked:
+        betas, mask = in_volume(TABLE.T), write_volume(folder, "mask.nii", MASK)
+    path = write_glmsingle(folder, suffix, betas)
+    for spec in (path, f"{path}:betasmd"):
+        recording = load(folder, responses=spec, orientation="unit-stimulus", mask=mask)
+        np.testing.assert_array_equal(recording.responses[:], TABLE)
+
+
+def test_cells_of_matlab_are_refused(folder):
+    with h5py.File(folder / "ids.mat", "w", userblock_size=512) as file:
+        file["#refs#/a"] = np.frombuffer(b"c\0a\0t\0", np.uint16)
+        file["ids"] = np.array([file["#refs#/a"].ref] * N_STIMULI, h5py.ref_dtype)
+    with pytest.raises(ValueError, match="it holds cells; save text as version 7"):
+        load(folder, stimulus_ids=folder / "ids.mat")
+
+
+def test_single_slice_keeps_its_axes(folder):
+    inside = np.ones((2, 3, 1), "u1")
+    betas = np.arange(2 * 3 * N_STIMULI, dtype="f4").reshape(2, 3, 1, N_STIMULI)
+    mask = write_volume(folder, "mask.nii", inside)
+    for suffix in (".mat", "-v73.mat"):
+        path = write_glmsingle(folder, suffix, betas)
+        recording = load(folder, responses=path, orientation="unit-stimulus", mask=mask)
+        np.testing.assert_array_equal(recording.responses[:], betas.reshape(6, N_STIMULI).T)
+
+
+def test_volumes_in_arrays_need_a_mask_that_fits(folder):
+    path = write_glmsingle(folder, ".npy", in_volume(TABLE.T))
+    arguments = {"responses": path, "orientation": "unit-stimulus"}
+    with pytest.raises(ValueError, match=r"of shape \(3, 4, 2, 12\) need a mask, got none"):
+        load(folder, **arguments)
+    mask = write_volume(folder, "mask.nii", MASK[:2])
+    with pytest.raises(ValueError, match=r"must have shape \(2, 4, 2, stimulus\) like mask"):
+        load(folder, **arguments, mask=mask)
+    with pytest.raises(ValueError, match="must be 'unit-stimulus'"):
+        load(folder, responses=path, orientation="stimulus-unit")
+
+
+def test_pickled_objects_cannot_run(folder):
+    class Hostile:
+        def __reduce__(self):
+            return (folder / "executed").mkdir, ()
+
+    path = folder / "TYPED.npy"
+    np.save(path, {"betasmd": GRID, "R2": Hostile()}, allow_pickle=True)
+    with pytest.raises(ValueError, match="cannot be read: it refers to"):
+        load(folder, responses=path, orientation="unit-stimulus")
+    assert not (folder / "executed").exists()
+    np.save(path, np.array("text", dtype=object), allow_pickle=True)
+    with pytest.raises(ValueError, match="it holds no dictionary of arrays"):
+        load(folder, responses=path, orientation="unit-stimulus")
+
+
+# Ids of features
+
+
+@pytest.mark.parametrize("suffix", [".npz", ".mat", ".h5"])
+def test_features_of_other_stimuli_are_refused(folder, suffix):
+    names = [f"image-{i:02d}" for i in range(N_STIMULI)]
+    (folder / "ids.csv").write_text("\n".join(names))
+    listed = np.array(names, "S8" if suffix == ".h5" else "U8")
+    path = write(folder / f"features{suffix}", {"features": FEATURES, "stimulus_ids": listed})
+    spec = f"{path}:features"
+    for ids in (None, folder / "ids.csv"):
+        assert load(folder, features=spec, stimulus_ids=ids).stimulus_ids.tolist() == names
+    (folder / "ids.csv").write_text("\n".join([*names[:3], names[4], names[3], *names[5:]]))
+    with pytest.raises(ValueError, match=r"got 'image-03' where 'image-04' is due, in row 3"):
+        load(folder, features=spec, stimulus_ids=folder / "ids.csv")
+    write(path, {"features": FEATURES, "stimulus_ids": listed[:5]})
+    for ids in (None, folder / "ids.csv"):
+        with pytest.raises(ValueError, match=r"has 12 stimuli .*stimulus_ids.* has 5"):
+            load(folder, features=spec, stimulus_ids=ids)
+
+
 @pytest.mark.shared_data
 def test_objects81(shared):
     path = shared / "data/neural/objects81_fmri/objects81.npz"

@@ -4,6 +4,7 @@ import json
 import os
 import pickle
 import sys
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,10 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from torch import nn
 
 from neuroattn.encoding import backbones
-from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
+from neuroattn.encoding.backbones import Backbone, Preprocessing, extract_layers, load_backbone
 
 SHARED = Path(os.environ.get("NEUROATTN_SHARED", "../shared"))
 VIT = "test_vit"  # one of the tiny networks that timm keeps for tests
@@ -129,6 +131,181 @@ def test_facets_are_the_projections_of_patch_tokens(facet, third):
     np.testing.assert_allclose(backbone.extract(images), want.numpy(), atol=1e-5)
 
 
+def tokens_of(model, x, depth):
+    """Class and patch tokens after so many blocks, written out."""
+    tokens = model._pos_embed(model.patch_embed(x))
+    return model.blocks[:depth](tokens)
+
+
+def test_class_token_is_the_class_token():
+    backbone = load_backbone(VIT, layer="block2", facet="cls", weights="random")
+    images = random_images(2, 32, 48)
+    with torch.inference_mode():
+        x = backbone.preprocessing(torch.from_numpy(images))
+        tokens = tokens_of(backbone.model, x, 3)
+        qkv = backbone.model.blocks[2].attn.qkv(
+            backbone.model.blocks[2].norm1(tokens_of(backbone.model, x, 2))
+        )
+    got = backbone.extract(images)
+    assert (got.shape, backbone.grid, backbone.n_channels) == ((2, 64), (), 64)
+    np.testing.assert_allclose(got, tokens[:, 0].numpy(), atol=1e-5)
+    top_left = backbone.at("block2").extract(images)[:, :, 0, 0]
+    assert np.abs(got - top_left).max() > 0.01
+    keys = backbone.at("block2", facet="k_cls").extract(images)
+    np.testing.assert_allclose(keys, qkv[:, 0, 64:128].numpy(), atol=1e-5)
+
+
+def test_class_token_with_registers():
+    net = timm.create_model("test_vit3", reg_tokens=2, class_token=True, dynamic_img_size=True)
+    backbone = Backbone(net, Preprocessing((127.0,) * 3, (128.0,) * 3, multiple=16), facet="cls")
+    images = random_images(1, 32, 48)
+    with torch.inference_mode():
+        x = backbone.preprocessing(torch.from_numpy(images))
+        tokens = net.forward_intermediates(
+            x, return_prefix_tokens=True, norm=False, output_fmt="NLC", intermediates_only=True
+        )[-1][1]
+    np.testing.assert_allclose(backbone.extract(images), tokens[:, 0].numpy(), atol=1e-5)
+    net = timm.create_model("test_vit3", reg_tokens=2, class_token=False, global_pool="avg")
+    with pytest.raises(ValueError, match="facet 'cls' needs a network with a class token, got custom"):
+        Backbone(
+            net, Preprocessing((127.0,) * 3, (128.0,) * 3, multiple=16), facet="cls", input_size=(160, 160)
+        )
+
+
+def test_projection_leads_to_the_output_of_the_network():
+    backbone = load_backbone(VIT, facet="projection_cls", weights="random")
+    images = random_images(2, 32, 48)
+    with torch.inference_mode():
+        x = backbone.preprocessing(torch.from_numpy(images))
+        want = backbone.model(x)
+        patches = backbone.model.head(backbone.model.forward_features(x)[:, 1:])
+    assert (backbone.layer, backbone.n_channels) == ("norm", 1000)
+    np.testing.assert_allclose(backbone.extract(images), want.numpy(), atol=1e-5)
+    maps = backbone.at(facet="projection").extract(images)
+    np.testing.assert_allclose(maps, patches.transpose(1, 2).reshape(2, 1000, 2, 3), atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("name", "layer", "facet", "message"),
+    [
+        (
+            "test_resnet",
+            "layer1",
+            "cls",
+            "facet 'cls' needs a network with a class token, got timm:test_resnet",
+        ),
+        ("test_resnet", "layer1", "projection", "needs the layer 'norm' of a vision transformer"),
+        (VIT, "block3", "projection", "needs the layer 'norm' of a vision .* got 'blocks.3'"),
+        ("vit_tiny_patch16_224", "norm", "q", "needs a layer with a fused attention projection, got 'norm'"),
+    ],
+)
+def test_facets_that_are_not_there(name, layer, facet, message):
+    with pytest.raises(ValueError, match=message):
+        load_backbone(name, layer=layer, facet=facet, weights="random")
+
+
+def count_calls(module):
+    calls = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
+
+
+def test_layers_come_from_one_pass_that_stops_at_the_last():
+    names = ["block3:q", "block1", "block3:v_cls", "block3"]
+    backbones = load_backbone(VIT, layers=names, facet="k", weights="random")
+    assert list(backbones) == names
+    assert [b.facet for b in backbones.values()] == ["q", "k", "v_cls", "k"]
+    model = backbones["block1"].model
+    ran = [count_calls(model.blocks[i]) for i in (0, 3, 4)]
+    images = random_images(2, 32, 48)
+    together = extract_layers(backbones, images)
+    # Block 3 is left before it is finished, since nothing but its projection is read.
+    assert [len(calls) for calls in ran] == [1, 0, 0]
+    for name, got in together.items():
+        layer, _, facet = name.partition(":")
+        alone = load_backbone(VIT, layer=layer, facet=facet or "k", weights="random")
+        np.testing.assert_allclose(got, alone.extract(images), atol=1e-6)
+        assert alone.fingerprint() == backbones[name].fingerprint()
+    assert not model.blocks[3].attn.qkv._forward_hooks
+
+
+def test_layers_are_not_overwritten_by_later_ones():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(inplace=True))
+    first = Backbone(net, Preprocessing((127.0,) * 3, (128.0,) * 3), layer="0", input_size=(8, 8))
+    got = extract_layers({"before": first, "after": first.at("1")}, random_images(1, 8, 8))
+    assert got["before"].min() < 0
+    np.testing.assert_array_equal(np.maximum(got["before"], 0), got["after"])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"layers": []},
+        {"layers": ["block0", "block0"]},
+        {"layers": "block0"},
+        {"layers": ["block0"], "layer": "norm"},
+    ],
+)
+def test_layers_must_be_a_list(options):
+    with pytest.raises(ValueError, match="layers must be a list of different layers"):
+        load_backbone(VIT, weights="random", **options)
+
+
+def test_networks_without_blocks_end_before_the_classifier():
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.MaxPool2d(2), nn.Conv2d(4, 9, 3), nn.Flatten())
+    backbone = Backbone(net, Preprocessing((127.0,) * 3, (128.0,) * 3), input_size=(8, 8))
+    assert (backbone.layer, backbone.grid) == ("1", (3, 3))
+
+
+@pytest.mark.usefixtures("on_meta")
+def test_layers_of_vgg16():
+    with torch.device("meta"):
+        taps = load_backbone(
+            "vgg16.tv_in1k", layers=["features.22", "features.30"], weights="random", device="meta"
+        )
+        assert load_backbone("vgg16.tv_in1k", weights="random", device="meta").layer == "features.30"
+    assert [(b.n_channels, b.grid) for b in taps.values()] == [(512, (28, 28)), (512, (7, 7))]
+
+
+def test_layer4_of_a_resnet_at_975_px_has_31_tokens_a_side():
+    backbone = load_backbone("resnet18", layer="layer4", weights="random", image_size=32)
+    prepare = Preprocessing(backbone.preprocessing.mean, backbone.preprocessing.std, (975, 975))
+    shapes = Backbone(backbone.model.to("meta"), prepare, layer="layer4", device="meta")
+    assert (shapes.n_channels, shapes.grid) == (512, (31, 31))
+
+
+@pytest.fixture
+def on_meta(monkeypatch):
+    """Make networks of shapes alone: no memory, no random numbers, no time."""
+    create = backbones._create
+    monkeypatch.setattr(backbones, "_create", lambda *args: create(*args).to("meta"))
+
+
+@pytest.mark.usefixtures("on_meta")
+def test_dinov2_has_31_tokens_a_side_of_padded_images():
+    with torch.device("meta"):
+        backbone = load_backbone("dinov2_vitb14", facet="q", weights="random", device="meta")
+    assert (backbone.layer, backbone.n_channels, backbone.grid) == ("blocks.11", 768, (31, 31))
+    assert backbone.name == "timm:vit_base_patch14_dinov2.lvd142m"
+    prepare = backbone.preprocessing
+    assert (prepare.size, prepare.multiple) == ((425, 425), 14)
+    np.testing.assert_allclose(prepare.mean, np.multiply(255, (0.485, 0.456, 0.406)))
+    np.testing.assert_allclose(prepare.std, np.multiply(255, (0.229, 0.224, 0.225)))
+    images = torch.from_numpy(random_images(1, 425, 425))
+    x = prepare(images)
+    assert x.shape == (1, 3, 434, 434)
+    assert not x[:, :, 425:].any()
+    assert not x[:, :, :, 425:].any()
+    np.testing.assert_allclose(x[0, 1, :425, :425], (images[0, :, :, 1] / 255 - 0.456) / 0.224, atol=1e-5)
+
+
+@pytest.mark.usefixtures("on_meta")
+def test_clip_is_projected_to_the_space_of_text():
+    with torch.device("meta"):
+        backbone = load_backbone("clip_vitl14", facet="projection", weights="random", device="meta")
+    assert (backbone.n_channels, backbone.grid) == (768, (16, 16))
+
+
 def test_config_loads_the_same_backbone_again():
     first = load_backbone(VIT, weights="random", layer="block1", facet="v", image_size=(48, 32))
     config = json.loads(json.dumps(first.config))
@@ -139,7 +316,7 @@ def test_config_loads_the_same_backbone_again():
 def test_facet_needs_attention(demo):
     with pytest.raises(ValueError, match=r"facet 'q' needs a layer with a fused attention projection"):
         Backbone(demo.model, demo.preprocessing, layer="block2", facet="q")
-    with pytest.raises(ValueError, match="facet must be one of"):
+    with pytest.raises(ValueError, match="facet 'query' is unknown"):
         load_backbone("demo", facet="query")
 
 
@@ -226,6 +403,36 @@ def test_weights_from_a_file(tmp_path, ending):
         torch.testing.assert_close(value, source.state_dict()[key])
     with pytest.raises(ValueError, match="do not fit test_vit"):
         load_backbone(VIT, weights=path)
+
+
+def test_weights_under_the_names_of_the_original_dinov2(tmp_path, monkeypatch):
+    """The release of 2023: a mask token, and position codes of 37x37 patches."""
+    monkeypatch.setattr(timm, "create_model", partial(timm.create_model, depth=2, embed_dim=48, num_heads=2))
+    source = timm.create_model("vit_base_patch14_dinov2", img_size=518).state_dict()
+    assert source["pos_embed"].shape == (1, 1 + 37 * 37, 48)
+    torch.save({**source, "mask_token": torch.zeros(1, 48)}, tmp_path / "dinov2_vitb14_pretrain.pth")
+    backbone = load_backbone("dinov2_vitb14", weights=tmp_path / "dinov2_vitb14_pretrain.pth", image_size=30)
+    for key, value in backbone.model.state_dict().items():
+        torch.testing.assert_close(value, source[key])
+
+
+def test_weights_of_networks_with_a_format_of_their_own(tmp_path):
+    source = timm.create_model("vit_tiny_patch16_224", num_classes=21843)
+    save_file(source.state_dict(), tmp_path / "net.safetensors")
+    name = "vit_tiny_patch16_224.augreg_in21k"  # whose published file is a NumPy archive
+    backbone = load_backbone(name, weights=tmp_path / "net.safetensors", image_size=32)
+    torch.testing.assert_close(backbone.model.state_dict()["cls_token"], source.state_dict()["cls_token"])
+
+
+def test_weights_do_not_run_code(tmp_path):
+    class Payload:
+        def __reduce__(self):
+            return (Path.touch, (tmp_path / "ran",))
+
+    torch.save({"weight": Payload()}, tmp_path / "net.pth")
+    with pytest.raises(ValueError, match="do not fit test_resnet"):
+        load_backbone("test_resnet", weights=tmp_path / "net.pth")
+    assert not (tmp_path / "ran").exists()
 
 
 def test_missing_weights_file_is_named(tmp_path):

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -239,3 +240,18 @@ def test_unknown_device_is_one_line():
     X, y, rois = make_data()
     with pytest.raises(ValueError, match="device 'abacus' cannot be used"):
         BrainEncoder(rois, device="abacus", epochs=1).fit(X, y)
+
+
+def test_predictions_are_held_once():
+    """Predictions of all units for many stimuli may take most of the memory there is."""
+    rng = np.random.default_rng(0)
+    X = rng.normal(size=(200, 4, 1, 1)).astype("f4")
+    encoder = ProbeEncoder(epochs=1, width=8, queries=2).fit(X[:20], rng.normal(size=(20, 5000)))
+    tracemalloc.start()
+    try:
+        predicted = encoder.predict(X)
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.5 * predicted.nbytes
+    np.testing.assert_allclose(predicted[150:], encoder.predict(X[150:]), atol=1e-5)

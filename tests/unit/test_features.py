@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, Subset
 
 from neuroattn.datasets import ImageFiles, Rows
 from neuroattn.encoding import features as module
-from neuroattn.encoding.backbones import Backbone, Preprocessing
+from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
 from neuroattn.encoding.features import (
     ChunkShuffleSampler,
     FeatureDataset,
@@ -49,11 +49,15 @@ t.extract_features(t.make_images(), t.make_backbone(), sys.argv[2], batch_size=3
 
 
 class CountingBackbone(Backbone):
-    n_images = 0
+    """Counts the images that went through the network since it was made."""
 
-    def extract(self, images, *, batch_size=32):
-        self.n_images += len(images)
-        return super().extract(images, batch_size=batch_size)
+    def __init__(self, model, preprocessing, **options):
+        super().__init__(model, preprocessing, **options)
+        self.n_images = 0
+        model.register_forward_pre_hook(self._count)
+
+    def _count(self, module, inputs):
+        self.n_images += len(inputs[0])
 
 
 def make_backbone(seed=0, cls=CountingBackbone, gain=1.0):
@@ -356,6 +360,102 @@ def test_cost_is_that_of_the_store(tmp_path):
     assert cost["bytes"] == store[:].nbytes
     assert cost["seconds"] > 0
     assert estimate_cost(backbone, 10, image_size=(12, 8))["shape"] == (10, 5, 6, 4)
+
+
+def make_layers(seed=0):
+    """One network read at two layers whose rows differ in size."""
+    torch.manual_seed(seed)
+    net = nn.Sequential(nn.Conv2d(3, 5, 3, stride=2, padding=1), nn.Conv2d(5, 2, 1))
+    first = CountingBackbone(net, Preprocessing((127.0,) * 3, (128.0,) * 3), layer="0", input_size=(6, 8))
+    backbones = {"early": first, "late": first.at("1")}
+    first.n_images = 0  # hashing is free, tracing was not
+    return backbones
+
+
+def test_layers_are_stored_in_one_pass(tmp_path):
+    images, backbones = make_images(), make_layers()
+    done = []
+    stores = extract_features(images, backbones, tmp_path, batch_size=3, progress=done.append)
+    assert list(stores) == ["early", "late"]
+    assert backbones["early"].n_images == 1 + len(images)  # one image gives the shapes
+    assert done == [3, 1, 3, 1, 2]
+    for name, backbone in backbones.items():
+        np.testing.assert_allclose(stores[name][:], backbone.extract(images), atol=1e-6)
+        assert stores[name].attrs["backbone"] == backbone.config
+
+
+def test_store_of_a_layer_is_the_same_alone_and_with_others(tmp_path):
+    images = make_images()
+    together = extract_features(images, make_layers(), tmp_path)
+    backbones = make_layers()
+    assert extract_features(images, backbones["late"], tmp_path).path == together["late"].path
+    assert backbones["early"].n_images == 0
+
+
+def test_only_missing_layers_and_chunks_are_computed(tmp_path):
+    images = make_images()
+    backbones = make_layers()
+    alone = extract_features(images, backbones["late"], tmp_path)
+    assert alone.chunk == 10  # its rows are small, so its chunks have other edges
+    forward = make_layers()
+    stores = extract_features(images, forward, tmp_path)
+    assert forward["early"].n_images == 1 + 10
+    chunk_file(stores["early"], 1).unlink()
+    again = make_layers()
+    before = contents(tmp_path)
+    extract_features(images, again, tmp_path)
+    assert again["early"].n_images == CHUNK
+    chunk_file_2d = stores["late"].path / "c/0/0/0/0"
+    chunk_file_2d.unlink()
+    extract_features(images, make_layers(), tmp_path)
+    assert len(contents(tmp_path)) == len(before) + 1
+    for name, backbone in make_layers().items():
+        np.testing.assert_allclose(FeatureStore(stores[name].path)[:], backbone.extract(images), atol=1e-6)
+
+
+def test_layers_must_share_a_network(tmp_path):
+    with pytest.raises(ValueError, match="backbones must share one network"):
+        extract_features(make_images(), {"a": make_backbone(), "b": make_backbone(1)}, tmp_path)
+    with pytest.raises(ValueError, match="backbone must name at least one layer"):
+        extract_features(make_images(), {}, tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_class_token_is_stored_without_a_map(tmp_path):
+    images = make_images()
+    backbone = load_backbone("test_vit", layer="block0", facet="cls", weights="random")
+    store = extract_features(images, backbone, tmp_path, dtype="float16")
+    assert store.shape == (10, 64)
+    np.testing.assert_allclose(store[:], backbone.extract(images), rtol=2e-3, atol=2e-3)
+    assert extract_features(images, backbone, tmp_path, dtype="float16").path == store.path
+    with pytest.raises(ValueError, match="pool must be None for features without spatial tokens, got 2"):
+        extract_features(images, backbone, tmp_path, pool=2)
+
+
+def test_interruption_costs_few_images(tmp_path, monkeypatch):
+    monkeypatch.setattr(module, "_CHUNK_IMAGES", 3)
+    assert extract_features(make_images(), make_backbone(), tmp_path).chunk == 3
+
+
+def test_cost_of_layers_is_that_of_one_pass(tmp_path):
+    backbones = make_layers()
+    cost = estimate_cost(backbones, 10)
+    stores = extract_features(make_images(), backbones, tmp_path)
+    assert cost["shape"] == {name: store.shape for name, store in stores.items()}
+    assert cost["bytes"] == sum(store[:].nbytes for store in stores.values())
+    first = (
+        2 * (3 * 3 * 3) * 5 * (3 * 4) * 10
+    )  # a product and a sum for each weight, channel, place and image
+    assert cost["flops"] == first + 2 * 5 * 2 * (3 * 4) * 10
+    assert estimate_cost(backbones["early"], 10)["flops"] == first
+
+
+def test_cost_counts_attention():
+    backbone = load_backbone("test_vit", layer="block0", weights="random", image_size=32)
+    n, d = 2 * 2 + 1, 64
+    block = 2 * n * d * (3 * d + d + 2 * 3 * d) + 2 * 2 * n * n * d  # projections, MLP, scores and reading
+    patches = 2 * (n - 1) * (3 * 16 * 16) * d
+    assert estimate_cost(backbone, 1)["flops"] == block + patches
 
 
 def make_dataset(**options):

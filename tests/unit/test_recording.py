@@ -1,13 +1,15 @@
 """Recordings: rows are read only when asked for, and what does not belong together is refused."""
 
 import dataclasses
+import pickle
 import zipfile
 
+import h5py
 import numpy as np
 import pytest
 from PIL import Image
 
-from neuroattn.datasets import ImageFiles, Recording, Responses, content_ids
+from neuroattn.datasets import ImageFiles, ImagesHdf5, Recording, Responses, content_ids
 from neuroattn.results import label_rois
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (5, 4, 6, 3), dtype=np.uint8)
@@ -47,6 +49,45 @@ def test_image_files_index_like_an_array(paths, archive, rows):
     np.testing.assert_array_equal(ImageFiles(paths)[rows], PIXELS[rows])
     names = [path.name for path in paths]
     np.testing.assert_array_equal(ImageFiles(names, archive=archive)[rows], PIXELS[rows])
+
+
+@pytest.fixture
+def hdf5(tmp_path):
+    """Twice the images, each after an empty one."""
+    with h5py.File(tmp_path / "stimuli.hdf5", "w") as file:
+        file["imgBrick"] = np.stack([np.zeros_like(PIXELS), PIXELS], axis=1).reshape(10, 4, 6, 3)
+        file["grey"] = PIXELS[..., 0]
+        file["float"] = PIXELS.astype("f4")
+    return tmp_path / "stimuli.hdf5"
+
+
+@pytest.mark.parametrize("rows", INDICES, ids=str)
+def test_images_in_hdf5_index_like_an_array(hdf5, rows):
+    images = ImagesHdf5(hdf5, "imgBrick", np.arange(1, 10, 2))
+    assert (images.shape, len(images)) == (PIXELS.shape, 5)
+    np.testing.assert_array_equal(images[rows], PIXELS[rows])
+    order = [4, 0, 4, 2, 1]  # neither ascending nor distinct
+    np.testing.assert_array_equal(
+        ImagesHdf5(hdf5, "imgBrick", 2 * np.array(order) + 1)[rows], PIXELS[order][rows]
+    )
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(images))[rows], PIXELS[rows])
+
+
+@pytest.mark.parametrize(
+    ("key", "rows", "message"),
+    [
+        ("grey", None, r"must be uint8 of shape \(image, y, x, 3\), got uint8 \(5, 4, 6\)"),
+        ("float", None, r"must be uint8 of shape \(image, y, x, 3\), got float32"),
+        ("other", None, "stimuli.hdf5:other cannot be read"),
+        ("imgBrick", [3, 10], r"rows must lie between 0 and 9 in .*, got 3 to 10"),
+        ("imgBrick", [-1], "rows must lie between 0 and 9 in .*, got -1 to -1"),
+    ],
+)
+def test_images_in_hdf5_that_cannot_be_read(hdf5, key, rows, message):
+    with pytest.raises(ValueError, match=message):
+        ImagesHdf5(hdf5, key, rows)
+    with pytest.raises(FileNotFoundError, match=r"gone.hdf5 does not exist"):
+        ImagesHdf5(hdf5.with_name("gone.hdf5"), key)
 
 
 def test_image_files_have_the_shape_of_their_array(paths):
