@@ -628,13 +628,13 @@ def _empty(
 def _summarised(scores: xr.Dataset, seed: int) -> xr.Dataset:
     """Add means, intervals, null points, and verdicts."""
     accuracy = scores.subject_accuracy.mean("subject")
-    computed = scores.null.notnull().any("permutation")
+    computed = scores.null.notnull().any("permutation").transpose("pipeline", "condition").values
     scores["accuracy"] = accuracy
-    scores["null_95"] = (
-        scores.null.quantile(0.95, "permutation", method="higher").drop_vars("quantile")
-        if (scores.sizes["permutation"])
-        else xr.full_like(accuracy, np.nan)
-    )
+    null = scores.null.values
+    limit = np.full(null.shape[:2], np.nan)
+    if computed.any():
+        limit[computed] = np.quantile(null[computed], 0.95, axis=-1, method="higher")
+    scores["null_95"] = (("pipeline", "condition"), limit)
     scores["p_value"] = (
         ((scores.null >= accuracy - 1e-12).sum("permutation") + 1)
         / (scores.null.notnull().sum("permutation") + 1)

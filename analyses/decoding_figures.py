@@ -201,9 +201,9 @@ def plot_topomaps(maps: xr.DataArray, info: Any, *, label: str, diverging: bool 
     limit = float(np.abs(values).max()) or 1.0
     low = -limit if diverging else float(values.min())
     cmap = colormaps["PuOr_r" if diverging else "viridis"]
-    columns = min(4, len(values))
+    columns = min(4, max(2, len(values)))
     rows = -(-len(values) // columns)
-    figure = Figure(figsize=(_WIDTH, 0.75 + rows * (_WIDTH / max(columns, 2) + 0.15)))
+    figure = Figure(figsize=(_WIDTH, 0.75 + rows * (_WIDTH / columns + 0.15)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(values) :]:
         axes.set_visible(False)

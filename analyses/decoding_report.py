@@ -149,11 +149,11 @@ def summarise_decoding(scores: xr.Dataset) -> list[str]:
     found: dict[str, list[str]] = {}
     for name, verdict in zip(scores.pipeline.values, scores.verdict.values, strict=True):
         found.setdefault(str(verdict), []).append(str(name))
-    sentences = [f"{_join(names)}: {verdict}." for verdict, names in found.items()]
+    sentences = [f"{', '.join(names)}: {verdict}." for verdict, names in found.items()]
     accuracy = scores.accuracy
     if {"csp-lda"} < set(scores.pipeline.values.tolist()) and "imagery" in scores.condition:
         imagery = accuracy.sel(condition="imagery").dropna("pipeline")
-        best = str(imagery.pipeline.values[int(imagery.argmax())])
+        best = str(imagery.pipeline.values[imagery.values.argmax()])
         networks = [name for name in imagery.pipeline.values if str(name).startswith(NETWORK)]
         if networks and not best.startswith(NETWORK):
             sentences.append(
@@ -188,7 +188,7 @@ def _facts(scores: xr.Dataset) -> list[Fact]:
 
 def _score_blocks(scores: xr.Dataset) -> list[Block]:
     conditions = {one["name"]: one for one in _config(scores)["conditions"]}
-    columns = ["Pipeline", *(f"{name}: {_window(one)}" for name, one in conditions.items())]
+    windows = "; ".join(f"{name}: {_window(one)}" for name, one in conditions.items())
     rows = []
     for name in scores.pipeline.values:
         cells = [Cell(str(name))]
@@ -218,8 +218,8 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
     )
     table = Table(
         "Accuracy on held-out trials; in bold where it is above the 95 % point of its null, or above the adjusted "
-        f"chance level ({float(scores.adjusted_chance):.3f}) where there is no null.",
-        columns,
+        f"chance level ({float(scores.adjusted_chance):.3f}) where there is no null. Conditions: {windows}.",
+        ["Pipeline", *conditions],
         rows,
     )
     why = (
@@ -227,9 +227,7 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
         "evokes slow waves; where the slow signals decode, a broadband score is no evidence of imagery. Before "
         "the cue nothing should be found."
     )
-    verdicts = zip(scores.pipeline.values, scores.verdict.values, strict=True)
-    said = Bullets([f"{name}: {verdict}" for name, verdict in verdicts])
-    return [Figures([chart]), table, Paragraph(why), said]
+    return [Figures([chart]), table, Paragraph(why)]
 
 
 def _confusion_blocks(scores: xr.Dataset) -> list[Block]:

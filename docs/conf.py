@@ -41,7 +41,16 @@ class Commands(Directive):
     def run(self):
         import typer.main
 
-        from neuroattn.cli import app, decode_eeg, fit_encoder, make_data  # noqa: F401 (each registers its verb)
+        from neuroattn.cli import (  # noqa: F401 (each registers its verb)
+            app,
+            attention_maps,
+            decode_eeg,
+            doctor,
+            eval_encoder,
+            extract_features,
+            fit_encoder,
+            make_data,
+        )
 
         return list(self.sections(typer.main.get_command(app), "neuroattn"))
 

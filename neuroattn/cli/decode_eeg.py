@@ -108,7 +108,13 @@ def fit(
     check_range("--epochs", epochs, 1)
     check_seed(seed)
     chosen = _device(device)
-    cut: dict[str, Any] = {"events": labels, "tmin": START, "tmax": tmax, "resample": resample, "names": names}
+    cut: dict[str, Any] = {
+        "events": labels,
+        "tmin": START,
+        "tmax": tmax,
+        "resample": resample,
+        "names": names,
+    }
     trials = load_eeg(files, **cut)
     conditions = default_conditions(trials, band=edges, tmin=tmin)
     if dry_run:
@@ -237,7 +243,8 @@ def _print_plan(
     for keys, rows in trials.metadata.groupby(["subject", "session", "run"], sort=False).indices.items():
         labels, counts = np.unique(trials.y[rows], return_counts=True)
         shown = ", ".join(f"{count} {label}" for label, count in zip(labels, counts, strict=True))
-        typer.echo("  subject {}, session {}, run {}: ".format(*keys) + shown)
+        subject, session, run = np.atleast_1d(keys)
+        typer.echo(f"  subject {subject}, session {session}, run {run}: {shown}")
     for note in trials.notes:
         typer.echo(f"  note: {note}")
     typer.echo(f"{name}: {len(folds)} folds, {permutations} permutations, {len(conditions)} conditions")
@@ -257,7 +264,6 @@ def _print_scores(scores: xr.Dataset, out: Path) -> None:
     table.add_column("pipeline")
     for condition in scores.condition.values:
         table.add_column(str(condition), justify="right")
-    table.add_column("verdict")
     for name in scores.pipeline.values:
         row = scores.sel(pipeline=name)
         cells = []
@@ -266,7 +272,9 @@ def _print_scores(scores: xr.Dataset, out: Path) -> None:
             cells.append(
                 "–" if value != value else f"{value:.3f}" + (f" ({null:.3f})" if null == null else "")
             )
-        table.add_row(str(name), *cells, str(row.verdict.item()))
+        table.add_row(str(name), *cells)
     console.print(table)
+    for name, verdict in zip(scores.pipeline.values, scores.verdict.values, strict=True):
+        console.print(f"{name}: {verdict}")
     console.print(f"adjusted chance level {float(scores.adjusted_chance):.3f}")
     console.print(f"Report: {out / 'report.html'}", soft_wrap=True)

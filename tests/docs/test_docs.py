@@ -16,7 +16,15 @@ import neuroattn
 from neuroattn.cli import app
 
 # Registering the verbs is what the command does first.
-from neuroattn.cli import attention_maps, decode_eeg, doctor, eval_encoder, extract_features, fit_encoder, make_data  # noqa: F401  # isort: skip
+from neuroattn.cli import (  # noqa: F401  # isort: skip
+    attention_maps,
+    decode_eeg,
+    doctor,
+    eval_encoder,
+    extract_features,
+    fit_encoder,
+    make_data,
+)
 
 ROOT = Path(__file__).resolve().parents[2]
 BUILT = {"_build", "generated"}
