@@ -12,11 +12,19 @@ import pandas as pd
 import xarray as xr
 
 from neuroattn.analyses.decoder import Decoder
-from neuroattn.analyses.decoding import Condition, Progress, decode_trials, default_conditions
+from neuroattn.analyses.decoding import (
+    Condition,
+    Progress,
+    decode_trials,
+    decoding_folds,
+    default_conditions,
+    new_estimator,
+)
 from neuroattn.analyses.decoding_report import write_decoding_report
 from neuroattn.analyses.encoder_study import open_study
 from neuroattn.datasets.eeg import Trials
 from neuroattn.eeg import MotorImageryClassifier, attention_maps
+from neuroattn.eeg.pipelines import lateral_pairs
 from neuroattn.results import replacing, write_netcdf
 
 
@@ -90,6 +98,7 @@ def decode_recording(
         "n_epochs": n_epochs,
         "seed": seed,
     }
+    rehearse(trials, pipelines, chosen, protocol)
     open_study(out, config, resume)
     scores = decode_trials(
         trials,
@@ -137,6 +146,32 @@ def decode_recording(
         info=trials.info,
     )
     return scores
+
+
+def rehearse(
+    trials: Trials, pipelines: Sequence[str], conditions: Sequence[Condition], protocol: str | None
+) -> None:
+    """Refuse what cannot be run, before anything is written: folds, bands, windows too short for a network.
+
+    Examples
+    --------
+    >>> metadata = pd.DataFrame({"subject": ["1"] * 12, "session": "1", "run": "1"})
+    >>> X = np.random.default_rng(0).normal(size=(12, 2, 250))
+    >>> trials = Trials(X, np.array(["left", "right"] * 6), metadata, ["C3", "C4"], sfreq=100, tmin=0)
+    >>> rehearse(trials, ["csp-lda"], [Condition("imagery", (8, 60), 0.5, 2.5)], None)
+    Traceback (most recent call last):
+    ValueError: band must have 0 < low < high < 50 Hz, half the sampling rate, got (8, 60)
+    """
+    decoding_folds(trials, protocol)
+    first = np.concatenate([np.flatnonzero(trials.y == label)[:2] for label in np.unique(trials.y)])
+    for condition in conditions:
+        X = condition.apply(trials).X
+        for name in pipelines:
+            estimator = new_estimator(name, sfreq=trials.sfreq, ch_names=trials.ch_names, n_epochs=1, seed=0)
+            if isinstance(estimator, MotorImageryClassifier):
+                estimator.fit(X[first], trials.y[first])
+            elif name == "slow-signals":
+                lateral_pairs(trials.ch_names)
 
 
 def decoder_maps(decoder: Decoder, trials: Trials) -> xr.DataArray | None:

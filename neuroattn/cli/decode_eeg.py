@@ -117,6 +117,9 @@ def fit(
     }
     trials = load_eeg(files, **cut)
     conditions = default_conditions(trials, band=edges, tmin=tmin)
+    if "slow-signals" not in model and not _has_pairs(trials):
+        pipelines.remove("slow-signals")
+        typer.echo("no left and right electrodes: scores are without the slow-signal control", err=True)
     if dry_run:
         _print_plan(trials, pipelines, conditions, protocol, permutations, epochs, seed, chosen)
         return
@@ -212,6 +215,15 @@ def parse_pipelines(model: str, attention: str) -> list[str]:
     control = [] if "slow-signals" in classical else ["slow-signals"]
     networks = ["basenet", *(f"basenet+{gate}" for gate in gates)] if "basenet" in names else []
     return list(dict.fromkeys([*classical, *control, *networks]))
+
+
+def _has_pairs(trials: Trials) -> bool:
+    from neuroattn.eeg.pipelines import lateral_pairs
+
+    try:
+        return bool(lateral_pairs(trials.ch_names))
+    except ValueError:
+        return False
 
 
 def _device(name: str) -> str:

@@ -200,7 +200,7 @@ def saliency(classifier: MotorImageryClassifier, X: ArrayLike, y: ArrayLike) -> 
     check_shape("y", labels, len(signals))
     unknown = np.setdiff1d(labels, classifier.classes_)
     if len(unknown):
-        raise ValueError(f"y must hold classes of the classifier, got {unknown[0]!r}")
+        raise ValueError(f"y must hold classes of the classifier, got {unknown.tolist()[0]!r}")
     codes = torch.from_numpy(np.searchsorted(classifier.classes_, labels)).to(signals.device)
     logits = classifier.network_(signals).gather(1, codes[:, None]).sum()
     (gradient,) = torch.autograd.grad(logits, signals)
