@@ -554,7 +554,8 @@ def second_moments(X: NDArray[Any]) -> NDArray[np.float64]:
     if n_times <= n_chans:
         return X
     values, vectors = np.linalg.eigh(X @ X.swapaxes(1, 2) * (n_chans / n_times))
-    return vectors * np.sqrt(np.clip(values, 0, None))[:, None]
+    short: NDArray[np.float64] = vectors * np.sqrt(np.clip(values, 0, None))[:, None]
+    return short
 
 
 def _whole_folds(trials: Trials, protocol: str) -> list[TrialFold]:
@@ -647,13 +648,13 @@ def _summarised(scores: xr.Dataset, seed: int) -> xr.Dataset:
 
 def _intervals(scores: xr.Dataset, seed: int) -> NDArray[np.float64]:
     values = scores.subject_accuracy.values
+    bounds = np.full((*values.shape[:2], 2), np.nan)
     if values.shape[2] > 1:
         rng = np.random.default_rng(seed)
         draws = rng.integers(values.shape[2], size=(N_RESAMPLES, values.shape[2]))
-        found: NDArray[np.float64] = np.quantile(values[:, :, draws].mean(-1), [0.025, 0.975], axis=-1)
-        return np.moveaxis(found, 0, -1)
+        bounds[...] = np.moveaxis(np.quantile(values[:, :, draws].mean(-1), [0.025, 0.975], axis=-1), 0, -1)
+        return bounds
     n_trials = scores.sizes["trial"]
-    bounds = np.full((*values.shape[:2], 2), np.nan)
     for place, share in np.ndenumerate(values[:, :, 0]):
         if np.isfinite(share):
             bounds[place] = binomtest(round(share * n_trials), n_trials).proportion_ci(method="wilson")

@@ -252,10 +252,12 @@ def _print_plan(
 
     name, folds = decoding_folds(trials, protocol)
     typer.echo(f"{len(trials)} trials, {len(trials.ch_names)} channels, {trials.sfreq:g} Hz")
-    for keys, rows in trials.metadata.groupby(["subject", "session", "run"], sort=False).indices.items():
-        labels, counts = np.unique(trials.y[rows], return_counts=True)
+    recorded = trials.metadata[["subject", "session", "run"]].drop_duplicates()
+    for subject, session, run in recorded.itertuples(index=False):
+        labels, counts = np.unique(
+            trials.select(subject=subject, session=session, run=run).y, return_counts=True
+        )
         shown = ", ".join(f"{count} {label}" for label, count in zip(labels, counts, strict=True))
-        subject, session, run = np.atleast_1d(keys)
         typer.echo(f"  subject {subject}, session {session}, run {run}: {shown}")
     for note in trials.notes:
         typer.echo(f"  note: {note}")
