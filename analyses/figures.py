@@ -652,3 +652,102 @@ def _finish_bar(bar: Colorbar, label: str) -> None:
     bar.outline.set_visible(False)
     bar.ax.tick_params(length=2, labelsize=8.5)
     bar.set_label(label, size=9)
+
+
+@_styled
+def plot_effects(study: xr.Dataset) -> Figure:
+    """Draw the difference of every pipeline to the network without attention, with its interval.
+
+    Parameters
+    ----------
+    study : Dataset, dims (dataset, pipeline, bound)
+        ``difference`` and ``difference_ci`` of accuracies, and the coordinate ``role`` (pipeline). Pipelines without a
+        difference are left out; data sets take colours and markers.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> study = xr.Dataset(
+    ...     {"difference": (("dataset", "pipeline"), [[np.nan, 0.01]]),
+    ...      "difference_ci": (("dataset", "pipeline", "bound"), [[[np.nan] * 2, [-0.01, 0.03]]])},
+    ...     {"dataset": ["a"], "pipeline": ["basenet", "eca"], "role": ("pipeline", ["reference", "attention"])})
+    >>> [text.get_text() for text in plot_effects(study).axes[0].get_yticklabels()]
+    ['eca']
+    """
+    from matplotlib.figure import Figure
+
+    shown = study.isel(pipeline=np.flatnonzero(np.isfinite(study.difference.values).any(0)))
+    names = [str(name) for name in shown.pipeline.values]
+    n_datasets = shown.sizes["dataset"]
+    figure = Figure(figsize=(_WIDTH, 0.9 + (0.22 + 0.09 * n_datasets) * max(len(names), 1)))
+    axes = figure.add_subplot()
+    for i, name in enumerate(shown.dataset.values):
+        table = shown.isel(dataset=i)
+        low, high = 100 * table.difference_ci.transpose("bound", "pipeline").values
+        y = np.arange(len(names)) + (i - (n_datasets - 1) / 2) * 0.7 / max(n_datasets, 3)
+        colour = _MODELS[i % len(_MODELS)]
+        axes.hlines(y, low, high, color=colour, lw=1.6)
+        axes.plot(
+            100 * table.difference.values,
+            y,
+            _MARKERS[i % len(_MARKERS)],
+            color=colour,
+            ms=5.5,
+            mew=0,
+            label=str(name),
+        )
+    axes.axvline(0, color=_INK, lw=0.8)
+    _label_rows(axes, names)
+    axes.set_xlabel("Accuracy minus that without attention (points)")
+    if n_datasets > 1:
+        figure.legend(
+            loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0
+        )
+    return figure
+
+
+@_styled
+def plot_subjects(study: xr.Dataset) -> Figure:
+    """Draw the accuracy of every pipeline for every subject of one data set, averaged over seeds.
+
+    Parameters
+    ----------
+    study : Dataset, dims (subject, pipeline, seed)
+        ``accuracy``; the attribute ``n_classes`` gives the line of chance. The control is left out, and pipelines
+        beyond the seventh. Subjects are sorted by their mean.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> study = xr.Dataset(
+    ...     {"accuracy": (("subject", "pipeline", "seed"), [[[0.5]], [[0.75]]])},
+    ...     {"subject": ["a/1", "a/2"], "pipeline": ["basenet"], "role": ("pipeline", ["reference"])}, {"n_classes": 2})
+    >>> [text.get_text() for text in plot_subjects(study).axes[0].get_yticklabels()]
+    ['2', '1']
+    """
+    from matplotlib.figure import Figure
+
+    shown = study.isel(pipeline=np.flatnonzero(study.role.values != "control")[: len(_MODELS)])
+    accuracy = 100 * shown["accuracy"].mean("seed").transpose("subject", "pipeline").values
+    order = np.argsort(-accuracy.mean(1), kind="stable")
+    figure = Figure(figsize=(_WIDTH, 1.0 + 0.19 * len(order) + 0.1 * accuracy.shape[1]))
+    axes = figure.add_subplot()
+    for row in range(1, len(order), 2):
+        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
+    for i, name in enumerate(shown.pipeline.values):
+        y = np.arange(len(order)) + (i - (accuracy.shape[1] - 1) / 2) * 0.08
+        marker = _MARKERS[i % len(_MARKERS)]
+        axes.plot(
+            accuracy[order, i], y, marker, color=_MODELS[i % len(_MODELS)], ms=4, mew=0, label=str(name)
+        )
+    axes.axvline(100 / int(study.attrs["n_classes"]), color=_INK, lw=0.8, ls=":")
+    _label_rows(axes, [str(study.subject.values[i]).rpartition("/")[2] for i in order])
+    axes.set_xlabel("Accuracy (%), dotted: chance")
+    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    return figure

@@ -6,27 +6,37 @@ import logging
 import socket
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from neuroattn._checks import check_range
 from neuroattn._extras import import_extra
-from neuroattn.analyses.fits import Data, FitSpec, run_fit
+from neuroattn.analyses.fits import run_fit
 
 RETRIES = 10  # deaths of workers that one fit survives
 ANSWER_SECONDS = 5
 
 
+class Spec(Protocol):
+    """Everything that decides a fit; it travels to any worker."""
+
+    @property
+    def folder(self) -> Path:
+        """Written whole or not at all; a fit whose folder exists is done."""
+
+
 class Job(NamedTuple):
     """A fit, with its data for the case that it runs in this process."""
 
-    spec: FitSpec
-    data: Data
+    spec: Spec
+    data: Any = None
 
 
 def run_fits(
     jobs: Sequence[Job],
     *,
+    run: Callable[..., None] = run_fit,
     workers: int = 0,
     scheduler: str | None = None,
     progress: Callable[[int, int], None] | None = None,
@@ -37,6 +47,8 @@ def run_fits(
     ----------
     jobs : sequence of Job
         Run in this order where there is one process.
+    run : callable, default run_fit
+        Called with a spec, and in this process with its data as well; it must be importable on the workers.
     workers : int, default 0
         Start so many processes of one thread each on this machine, and fit on them; 0 fits in this process.
     scheduler : str, optional
@@ -66,13 +78,13 @@ def run_fits(
         return
     if not workers and scheduler is None:
         for job in waiting:
-            run_fit(job.spec, job.data)
+            run(job.spec, job.data)
             report(done := done + 1, len(jobs))
         return
     distributed = import_extra("distributed", "dask", "fitting on workers")
     with cluster(workers, scheduler) as client:
         futures = [
-            client.submit(run_fit, job.spec, key=f"fit-{job.spec.folder}", pure=False, retries=0)
+            client.submit(run, job.spec, key=f"fit-{job.spec.folder}", pure=False, retries=0)
             for job in waiting
         ]
         try:

@@ -45,6 +45,7 @@ class Commands(Directive):
             app,
             attention_maps,
             decode_eeg,
+            decode_eeg_study,
             doctor,
             eval_encoder,
             extract_features,

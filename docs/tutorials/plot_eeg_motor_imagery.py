@@ -2,20 +2,20 @@
 Motor imagery: what a decoder decodes
 =====================================
 
-From recordings to a claim that holds: cut trials around a cue, score simple pipelines and BaseNet with channel attention
-in the imagery band, and put every score beside its null and beside the controls that could explain it away. Then look at
-what the network attends to, and what that does not mean.
+From recordings to a claim that holds: cut trials around a cue, score simple pipelines and BaseNet with channel
+attention in the imagery band, and put every score beside its null and beside the controls that could explain it away.
+Then look at what the network attends to, and what that does not mean.
 
 The trials are those of one subject of the PhysioNet motor imagery data (imagined left or right fist): from the folder
 ``data/eeg/eegmmi_raw_edf`` in ``NEUROATTN_SHARED`` if there is one, otherwise from the internet through MNE, and
 otherwise *simulated*; the first line of the output says which.
 """
 
-# %%
 # Trials around a cue
 # -------------------
-# :func:`~neuroattn.datasets.load_eeg` reads EDF, BDF, GDF, FIF and BrainVision files and BIDS folders. Signals are kept as
-# recorded, from one second before the cue: the filter belongs to the analysis, and the time before the cue is a control.
+# # %% :func:`~neuroattn.datasets.load_eeg` reads EDF, BDF, GDF, FIF and BrainVision files and BIDS folders. Signals
+# are kept as recorded, from one second before the cue: the filter belongs to the analysis, and the time before the
+# cue is a control.
 
 import os
 from pathlib import Path
@@ -70,12 +70,12 @@ print(f"{len(trials)} trials, {len(trials.ch_names)} channels, {trials.sfreq:g} 
 # %%
 # The claim and its controls
 # --------------------------
-# A cue on one side of a screen moves the eyes and evokes slow waves. A decoder that sees everything from the cue on may
-# read those and no imagery at all. So the claim is made in one condition only, 8-30 Hz from half a second after the cue,
-# and the same pipelines are scored on broadband signals, on signals below 4 Hz and before the cue.
+# A cue on one side of a screen moves the eyes and evokes slow waves. A decoder that sees everything from the cue on
+# may read those and no imagery at all. So the claim is made in one condition only, 8-30 Hz from half a second after
+# the cue, and the same pipelines are scored on broadband signals, on signals below 4 Hz and before the cue.
 #
-# The null shuffles the labels within each run and fits again all that uses labels. Few permutations and epochs keep this
-# page quick; a study takes 200 permutations or more.
+# The null shuffles the labels within each run and fits again all that uses labels. Few permutations and epochs keep
+# this page quick; a study takes 200 permutations or more.
 
 conditions = [
     Condition("imagery", (8, 30), 0.5, 4.0),
@@ -97,8 +97,8 @@ for name, verdict in zip(scores.pipeline.values, scores.verdict.values, strict=T
 #
 # A network with channel attention
 # --------------------------------
-# The network is scored in the same folds. Thirty training trials are little for it, and simple pipelines usually win; on
-# the real recordings they do, see the explanation of EEG decoding.
+# The network is scored in the same folds. Thirty training trials are little for it, and simple pipelines usually win;
+# on the real recordings they do, see the explanation of EEG decoding.
 
 network = decode_trials(trials, ["basenet+eca"], conditions=conditions[:2], n_permutations=0, n_epochs=20)
 print(network.accuracy.to_pandas().round(2))
@@ -107,8 +107,8 @@ print(f"guessing reaches {float(network.adjusted_chance):.2f} in 5 % of such exp
 # %%
 # What it attends to
 # ------------------
-# The attention weighs 16 features of the network, not electrodes. Its gates come back as a labelled array, and a map on
-# the scalp follows from the spatial patterns (not the filter weights) of the features that are weighed.
+# The attention weighs 16 features of the network, not electrodes. Its gates come back as a labelled array, and a map
+# on the scalp follows from the spatial patterns (not the filter weights) of the features that are weighed.
 
 decoder = Decoder.fit(trials, "basenet+eca", conditions[0], n_epochs=20)
 X = conditions[0].apply(trials).X

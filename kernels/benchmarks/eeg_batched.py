@@ -51,11 +51,11 @@ def case(device: str, n_chans: int, batch: int, target: float) -> Case:
             orders = trial_orders(2 * batch, i)
             for epoch, rate in enumerate(RATES):
                 adam.param_groups[0]["lr"] = rate
-                for rows in torch.from_numpy(next(orders)).to(device).split(batch):
+                for rows in torch.split(torch.from_numpy(next(orders)).to(device), batch):
                     with torch.enable_grad():
                         loss = F.cross_entropy(network(x[rows]), y[i, rows])
                         adam.zero_grad()
-                        loss.backward()
+                        loss.backward()  # type: ignore[no-untyped-call]
                     adam.step()
                     losses[epoch, i] += loss.item() / 2
         return losses

@@ -30,6 +30,7 @@ OPS = (
     "channel_gate",
     "encoder",
     "eeg_basenet",
+    "eeg_batched",
     "eeg_streaming",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}

@@ -33,6 +33,7 @@ def main() -> None:
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
         decode_eeg,
+        decode_eeg_study,
         doctor,
         eval_encoder,
         extract_features,

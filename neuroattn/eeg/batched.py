@@ -12,16 +12,17 @@ import torch
 import torch.nn.functional as F
 from numpy.typing import ArrayLike, NDArray
 from sklearn.base import clone
-from torch import Tensor
+from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.classifier import MotorImageryClassifier, _whole_batches, check_converged
 from neuroattn.eeg.recipe import trial_orders
-from neuroattn.eeg.stem import _fir, _mixes_first, lag_moments
+from neuroattn.eeg.stem import _block_length, _fir, _mixes_first, lag_moments
 
-# Filtered samples of a step held at once; on a processor, more than its caches hold are slower than one by one.
+# Filtered samples of a step that are held at once: more than the caches of a processor hold take longer.
 SAMPLES_TOGETHER = 2**21
+SAMPLES_IN_CACHE = 2**16
 
 
 def train_together(
@@ -151,14 +152,13 @@ def _fit_networks(fits: Sequence[_Fit], progress: Callable[[int], None]) -> None
     for fit in fits:
         with torch.random.fork_rng():
             torch.manual_seed(fit.classifier.seed)
-            network = fit.classifier._build()
+            network: Any = fit.classifier._build()
             if not _stackable(one):
                 fit.classifier.history_ = fit.classifier._train(network, fit.scaled, fit.codes)
                 progress(1)
             generator = torch.Generator(one.device).manual_seed(fit.classifier.seed)
-            if (
-                generator.device.type == "cpu"
-            ):  # dropout goes on where the first weights ended, as in a fit alone
+            if generator.device.type == "cpu":
+                # Dropout goes on where the first weights ended, as in a fit alone.
                 generator.set_state(torch.random.get_rng_state())
         networks.append(network)
         generators.append(generator)
@@ -252,13 +252,13 @@ def _train_stack(
     for epoch, rate in enumerate(rates):
         adam.param_groups[0]["lr"] = rate
         shuffled = torch.from_numpy(np.stack([next(order) for order in orders])).to(y.device)
-        for trials in shuffled.split(size, dim=1):
+        for trials in torch.split(shuffled, size, dim=1):
             batch = data.batch(sets, trials)
             targets = y[network, batch.trials]
             loss = F.cross_entropy(stack.logits(batch).flatten(0, 1), targets.flatten(), reduction="none")
             loss = loss.view(targets.shape).mean(1)
             adam.zero_grad()
-            loss.sum().backward()
+            loss.sum().backward()  # type: ignore[no-untyped-call]
             adam.step()
             losses[epoch] += loss.detach().double().cpu() * (trials.shape[1] / n_trials)
     return losses
@@ -309,6 +309,94 @@ class _Data:
         return _Batch(x, mean, covariance, trials, ranks)
 
 
+class _Fir(torch.autograd.Function):
+    """`stem._fir` with gradients that are products as well: no scatter into overlapping windows."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, taps: Tensor, bias: Tensor) -> Tensor:
+        (n_rows, n_trials, n_times), length = x.shape, taps.shape[1]
+        padding = length // 2
+        n_out = n_times + 2 * padding - length + 1
+        block = _block_length(n_out, length)
+        n_blocks = -(-n_out // block)
+        width = block + length - 1
+        padded = F.pad(x, (padding, n_blocks * block + length - 1 - n_times - padding))
+        windows = padded.unfold(2, width, block).reshape(n_rows, n_trials * n_blocks, width)
+        # Row i, column j holds tap i - j: a band in a matrix of zeros, written along its diagonals.
+        toeplitz = taps.new_zeros(n_rows, width, block)
+        _diagonals(toeplitz, length).copy_(taps[:, :, None].expand(-1, -1, block))
+        filtered = torch.baddbmm(bias[:, None, None], windows, toeplitz)
+        ctx.save_for_backward(windows, taps)
+        ctx.shape, ctx.block = x.shape, block
+        return filtered.view(n_rows, n_trials, n_blocks * block)[:, :, :n_out]
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        (grad,), (windows, taps) = grads, ctx.saved_tensors
+        (n_rows, _, n_times), length = ctx.shape, taps.shape[1]
+        # Taps turned round lead back; an even number of them has its middle between two samples.
+        start = 2 * (length // 2) - (length - 1)
+        back = _fir(grad, taps.flip(1), taps.new_zeros(n_rows))[:, :, start : start + n_times]
+        n_out = grad.shape[2]
+        blocks = F.pad(grad, (0, -n_out % ctx.block)).reshape(n_rows, -1, ctx.block)
+        products = windows.mT @ blocks
+        return back, _diagonals(products, length).sum(2), grad.sum((1, 2))
+
+
+def _diagonals(matrix: Tensor, n: int) -> Tensor:
+    """Return a view (row, diagonal, entry) of the first lower diagonals of contiguous matrices."""
+    rows, height, width = matrix.shape
+    return matrix.as_strided((rows, n, width), (height * width, width, width + 1))
+
+
+class _NormEluPool(torch.autograd.Function):
+    """Normalise each row over its batch, apply ELU and average over windows, part by part in the cache.
+
+    Only the input is kept for the gradient. Also returns mean and biased variance.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, weight: Tensor, bias: Tensor, eps: float, length: int, stride: int
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        var, mean = torch.var_mean(x, (1, 2), correction=0)
+        rstd = (var + eps).rsqrt()
+        scale = weight * rstd
+        shift = bias - mean * scale
+        windows = []
+        for part, a, b in _parts(x, scale, shift):
+            z = torch.addcmul(b, part, a)
+            y = z.clamp(max=0).exp_().sub_(1).add_(z.clamp_(min=0))
+            windows.append(F.avg_pool1d(y, length, stride))
+        ctx.save_for_backward(x, weight, bias, mean, rstd)
+        ctx.window = (1, length), (1, stride), (0, 0), False, True, None
+        ctx.mark_non_differentiable(mean, var)
+        return torch.cat(windows), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, bias, mean, rstd = ctx.saved_tensors
+        n = x[0].numel()
+        back, of_weight, of_bias = [], [], []
+        for part, g, m, r, w, b in _parts(x, grads[0], mean, rstd, weight, bias):
+            normal = (part - m).mul_(r)
+            slope = torch.addcmul(b, normal, w).clamp_(max=0).exp_()
+            spread = torch.ops.aten.avg_pool2d_backward(g[:, :, None], part[:, :, None], *ctx.window)
+            d = slope.mul_(spread[:, :, 0])
+            of_bias.append(d.sum((1, 2)))
+            of_weight.append(torch.linalg.vecdot(d.flatten(1), normal.flatten(1)))
+            along, level = of_weight[-1][:, None, None], of_bias[-1][:, None, None]
+            back.append(d.sub_(level / n).sub_(normal.mul_(along / n)).mul_(w * r))
+        return torch.cat(back), torch.cat(of_weight), torch.cat(of_bias), None, None, None
+
+
+def _parts(x: Tensor, *others: Tensor) -> Iterator[tuple[Tensor, ...]]:
+    """Yield as many rows at a time as stay in the cache; numbers of a row are shaped to go with it."""
+    most = max(1, SAMPLES_IN_CACHE // x[0].numel())
+    shaped = [other if other.ndim == 3 else other[:, None, None] for other in others]
+    return zip(*(torch.split(tensor, most) for tensor in (x, *shaped)), strict=True)
+
+
 class _Stack:
     """Networks of one architecture with stacked parameters and running statistics (network, ...)."""
 
@@ -351,7 +439,7 @@ class _Stack:
 
     def _stem(self, batch: _Batch) -> Tensor:
         """Return windows (network * mixture, place, window): `SpatioTemporalStem` with the statistics of `batch`."""
-        stem = self.networks[0].stem
+        stem: Any = self.networks[0].stem
         taps = self.parameters["stem.temporal.weight"].flatten(2)  # (network, filter, tap)
         weights = self.parameters["stem.spatial.weight"].flatten(2)  # (network, mixture, channel)
         exact = taps.double()
@@ -367,32 +455,41 @@ class _Stack:
         scale = norm["weight"] * (var + stem.temporal_norm.eps).rsqrt().to(taps.dtype)
         shift = norm["bias"] - scale * mean.to(taps.dtype)
         expansion = weights.shape[1] // taps.shape[1]
-        if len(batch.x) == 1:
-            mixed = weights.flatten(0, 1) @ batch.x[0].flatten(1)
-        else:
-            mixed = weights @ batch.x.flatten(2)
-        y = _fir(
+        x = batch.x.flatten(2)
+        mixed = weights.flatten(0, 1) @ x[0] if len(x) == 1 else weights @ x
+        y = _Fir.apply(
             mixed.view(-1, n_trials, n_times),
             (scale[..., None] * taps).repeat_interleave(expansion, 1).flatten(0, 1),
             (shift.repeat_interleave(expansion, 1) * weights.sum(2)).flatten(),
         )
-        y = stem.activation(self._normalised("stem.norm", y))
-        windows: Tensor = stem.pool(y[:, :, None])[:, :, 0]
+        if type(stem.activation) is not nn.ELU:
+            y = stem.activation(self._normalised("stem.norm", y))
+            generic: Tensor = stem.pool(y[:, :, None])[:, :, 0]
+            return generic
+        weight, bias = (self.parameters[f"stem.norm.{kind}"].flatten() for kind in ("weight", "bias"))
+        pool, n = stem.pool, y[0].numel()
+        windows: Tensor
+        windows, mean, var = _NormEluPool.apply(
+            y, weight, bias, stem.norm.eps, pool.kernel_size[1], pool.stride[1]
+        )
+        self._track("stem.norm", mean, var * (n / (n - 1)))
         return windows
 
     def _mixed(self, name: str, y: Tensor) -> Tensor:
         """Mix features by a convolution of length one."""
         weight = self.parameters[f"{name}.weight"].flatten(2)  # (network, new feature, feature)
-        return (weight @ y.reshape(len(weight), -1, y[0].numel())).view(-1, *y.shape[1:])
+        mixed: Tensor = weight @ y.reshape(len(weight), -1, y[0].numel())
+        return mixed.view(-1, *y.shape[1:])
 
     def _filtered(self, name: str, y: Tensor) -> Tensor:
         """Filter every feature by itself."""
         taps = self.parameters[f"{name}.weight"].flatten(0, 1).flatten(1)
-        return _fir(y, taps, taps.new_zeros(len(taps)))
+        filtered: Tensor = _Fir.apply(y, taps, taps.new_zeros(len(taps)))
+        return filtered
 
     def _normalised(self, name: str, y: Tensor) -> Tensor:
         """Normalise every feature of every network over its batch, and keep its statistics."""
-        norm = self.networks[0].get_submodule(name)
+        norm: Any = self.networks[0].get_submodule(name)
         rows = y.shape[0]
         out = F.batch_norm(
             y.reshape(1, rows, -1),
@@ -411,7 +508,7 @@ class _Stack:
         momentum = self.networks[0].get_submodule(name).momentum
         for kind, value in (("mean", mean), ("var", var)):
             running = self.buffers[f"{name}.running_{kind}"]
-            running.lerp_(value.detach().to(running.dtype), momentum)
+            running.lerp_(value.detach().to(running.dtype).view_as(running), momentum)
         self.buffers[f"{name}.num_batches_tracked"] += 1
 
     def _attended(self, y: Tensor) -> Tensor:

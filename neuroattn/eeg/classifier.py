@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike, NDArray
 from safetensors.torch import load_file, save_file
-from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.base import BaseEstimator, ClassifierMixin, clone
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.utils.data import default_collate
@@ -300,6 +300,26 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         tags.input_tags.two_d_array = False
         tags.input_tags.three_d_array = True
         return tags
+
+    def check_network(self, n_chans: int, n_times: int, n_classes: int) -> None:
+        """Refuse settings that no fit to such trials could use, without a fit.
+
+        Parameters
+        ----------
+        n_chans, n_times, n_classes : int
+            Of the trials; ``sfreq`` must be given.
+
+        Raises
+        ------
+        ValueError
+            If an argument or a network does not fit.
+        """
+        self._check_recipe()
+        probe = clone(self)
+        probe.sfreq_, probe.n_chans_, probe.n_times_ = self.sfreq, n_chans, n_times
+        probe.classes_ = np.arange(n_classes)
+        with torch.random.fork_rng():
+            probe._build()
 
     def _check_recipe(self) -> None:
         check_range("n_epochs", self.n_epochs, 1)

@@ -13,11 +13,13 @@ from neuroattn.metrics.noise_ceiling import (
     r2_over_ceiling,
     r2_over_ceiling_algonauts,
 )
+from neuroattn.metrics.paired import combine_datasets
 from neuroattn.metrics.partitioning import softmax_ensemble, variance_partitioning
 from neuroattn.metrics.summaries import group_summary, paired_difference, roi_summary
 
 __all__ = [
     "bootstrap_correlation",
+    "combine_datasets",
     "cross_subject_ceiling",
     "group_summary",
     "noise_ceiling_from_ncsnr",

@@ -19,6 +19,7 @@ from neuroattn.cli import app
 from neuroattn.cli import (  # noqa: F401  # isort: skip
     attention_maps,
     decode_eeg,
+    decode_eeg_study,
     doctor,
     eval_encoder,
     extract_features,

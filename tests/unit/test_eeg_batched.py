@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from numpy.testing import assert_allclose
 
 from neuroattn.attention import GATES
-from neuroattn.eeg import BaseNet, MotorImageryClassifier, train_together
+from neuroattn.eeg import BaseNet, MotorImageryClassifier, batched, train_together
 from neuroattn.eeg.batched import train_networks
 from neuroattn.eeg.recipe import trial_orders
 
@@ -15,12 +15,12 @@ RATES = (0.0, 1e-3, 5e-4)
 N_TRIALS = 11
 
 
-def make_network(seed, attention, drop_prob=0.0):
+def make_network(seed, attention, drop_prob=0.0, **options):
     torch.manual_seed(seed)
+    sizes = {"n_filters": 8, "spatial_expansion": 2, "filter_length": 9, "pool_length": 20, "pool_stride": 5}
     network = BaseNet(
-        n_chans=3, n_outputs=2, n_times=120, attention=attention, n_filters=8, spatial_expansion=2,
-        filter_length=9, pool_length=20, pool_stride=5, drop_prob=drop_prob,
-    )  # fmt: skip
+        n_chans=3, n_outputs=2, n_times=120, attention=attention, drop_prob=drop_prob, **sizes | options
+    )
     return network.double()
 
 
@@ -89,6 +89,38 @@ def test_batches_and_sets_mix(batch_size):
         alone = make_network(seed, "se")
         train_alone(alone, x[of[i]], y[i], seed, batch_size)
         assert_same_state(networks[i], alone, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"filter_length": 8},
+        {"feature_filter_length": 4, "pool_length": 7, "pool_stride": 7},
+        {"activation": torch.nn.GELU},
+    ],
+)
+def test_other_lengths_and_activations(options):
+    x, y = make_trials()
+    networks = [make_network(seed, "se", **options) for seed in (3, 4)]
+    train(networks, x, (0, 1), y[:2], (3, 4), 6)
+    for i, seed in enumerate((3, 4)):
+        alone = make_network(seed, "se", **options)
+        train_alone(alone, x[i], y[i], seed, 6)
+        assert_same_state(networks[i], alone, rtol=0, atol=1e-9)
+
+
+def test_stacks_of_any_size_and_parts_of_any_size_give_the_same(monkeypatch):
+    x, y = make_trials()
+    results = []
+    for together, in_cache in ((1, 1), (2, 3000), (2**21, 2**21)):
+        monkeypatch.setattr(batched, "SAMPLES_TOGETHER", together)
+        monkeypatch.setattr(batched, "SAMPLES_IN_CACHE", in_cache)
+        networks = [make_network(seed, "se") for seed in range(3)]
+        train(networks, x, (0, 1, 1), y, range(3), 4)
+        results.append(networks)
+    for networks in results[1:]:
+        for one, other in zip(results[0], networks, strict=True):
+            assert_same_state(one, other, rtol=0, atol=1e-9)
 
 
 @pytest.mark.parametrize("batch_size", [4, 64])
