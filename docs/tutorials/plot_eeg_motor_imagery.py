@@ -11,11 +11,12 @@ The trials are those of one subject of the PhysioNet motor imagery data (imagine
 otherwise *simulated*; the first line of the output says which.
 """
 
+# %%
 # Trials around a cue
 # -------------------
-# # %% :func:`~neuroattn.datasets.load_eeg` reads EDF, BDF, GDF, FIF and BrainVision files and BIDS folders. Signals
-# are kept as recorded, from one second before the cue: the filter belongs to the analysis, and the time before the
-# cue is a control.
+# :func:`~neuroattn.datasets.load_eeg` reads EDF, BDF, GDF, FIF and BrainVision files and BIDS folders. Signals are
+# kept as recorded, from one second before the cue: the filter belongs to the analysis, and the time before the cue is
+# a control.
 
 import os
 from pathlib import Path

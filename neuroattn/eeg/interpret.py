@@ -242,9 +242,11 @@ def _filtered(x: Tensor, taps: Tensor) -> Tensor:
 def _path(network: BaseNet) -> NDArray[np.float32]:
     """Return the magnitude (feature, mixture) with which features draw on mixtures."""
     with torch.no_grad():
-        depthwise, pointwise, norm, _ = network.separable
+        layers: list[Any] = list(network.separable)
+        depthwise, pointwise, norm = layers[:3]
         inner = pointwise.weight.flatten(1).abs() * depthwise.weight.flatten(1).abs().sum(1)
-        expansion = network.expansion[0].weight.flatten(1).abs()
+        expand: Any = network.expansion[0]
+        expansion = expand.weight.flatten(1).abs()
         outer = _scale(network.expansion[1])[:, None] * expansion * _scale(network.stem.norm)
         path: NDArray[np.float32] = (_scale(norm)[:, None] * inner @ outer).cpu().numpy()
     return path
