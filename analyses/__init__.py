@@ -12,7 +12,6 @@ from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.token_masking import masking_effect
 
 if TYPE_CHECKING:
-    from neuroattn.analyses.attention_report import write_attention_report
     from neuroattn.analyses.attention_study import compare_attentions
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.analyses.decoding import Condition, decode_trials
@@ -27,7 +26,6 @@ _EEG = {
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
     "read_trials": "decoder",
-    "write_attention_report": "attention_report",
     "write_decoding_report": "decoding_report",
 }
 
@@ -43,7 +41,6 @@ __all__ = [
     "read_trials",
     "run_encoder_study",
     "seed_agreement",
-    "write_attention_report",
     "write_decoding_report",
     "write_encoder_report",
 ]
