@@ -3,18 +3,50 @@
 if __name__ != "neuroattn.analyses":
     raise ImportError("import neuroattn.analyses; the top-level folder analyses/ is not a package of its own")
 
-from neuroattn.analyses.attention_study import compare_attentions
+import importlib
+from typing import TYPE_CHECKING, Any
+
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.token_masking import masking_effect
 
+if TYPE_CHECKING:
+    from neuroattn.analyses.attention_study import compare_attentions
+    from neuroattn.analyses.decoder import Decoder, read_trials
+    from neuroattn.analyses.decoding import Condition, decode_trials
+    from neuroattn.analyses.decoding_report import write_decoding_report
+    from neuroattn.analyses.decoding_study import decode_recording
+
+# Encoders are studied without loading braindecode.
+_EEG = {
+    "Condition": "decoding",
+    "Decoder": "decoder",
+    "compare_attentions": "attention_study",
+    "decode_recording": "decoding_study",
+    "decode_trials": "decoding",
+    "read_trials": "decoder",
+    "write_decoding_report": "decoding_report",
+}
+
 __all__ = [
+    "Condition",
+    "Decoder",
     "compare_attentions",
+    "decode_recording",
+    "decode_trials",
     "evaluate_encoder",
     "map_attention",
     "masking_effect",
+    "read_trials",
     "run_encoder_study",
     "seed_agreement",
+    "write_decoding_report",
     "write_encoder_report",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _EEG:
+        return getattr(importlib.import_module(f"neuroattn.analyses.{_EEG[name]}"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -17,8 +17,7 @@ app = typer.Typer(
 )
 make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in the layouts of real ones.")
 app.add_typer(make_data_app, name="make-data")
-
-decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG.")
+decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG recordings.")
 app.add_typer(decode_eeg_app, name="decode-eeg")
 
 
@@ -33,6 +32,7 @@ def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
+        decode_eeg,
         decode_eeg_study,
         doctor,
         eval_encoder,

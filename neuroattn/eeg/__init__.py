@@ -6,6 +6,7 @@ from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.batched import train_together
 from neuroattn.eeg.classifier import MotorImageryClassifier
 from neuroattn.eeg.insert import insert_attention
+from neuroattn.eeg.interpret import attention_gates, attention_maps, saliency, spatial_patterns
 from neuroattn.eeg.moabb import run_moabb
 from neuroattn.eeg.pipelines import BandPass, LateralDifferences
 from neuroattn.eeg.presets import PaperSettings, paper_settings
@@ -28,6 +29,8 @@ __all__ = [
     "Standardizer",
     "StreamingDecoder",
     "TrialFold",
+    "attention_gates",
+    "attention_maps",
     "baseline",
     "insert_attention",
     "load_reference",
@@ -35,6 +38,8 @@ __all__ = [
     "plain_stem",
     "recombine_segments",
     "run_moabb",
+    "saliency",
+    "spatial_patterns",
     "split_trials",
     "train_together",
     "warmup_cosine",

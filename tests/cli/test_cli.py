@@ -17,7 +17,16 @@ import neuroattn
 from neuroattn.cli import app, main
 
 # Registering the verbs is what main does first.
-from neuroattn.cli import attention_maps, doctor, eval_encoder, extract_features, fit_encoder, make_data  # noqa: F401  # isort: skip
+from neuroattn.cli import (  # noqa: F401  # isort: skip
+    attention_maps,
+    decode_eeg,
+    decode_eeg_study,
+    doctor,
+    eval_encoder,
+    extract_features,
+    fit_encoder,
+    make_data,
+)
 
 
 def verbs(command=None, name=()):

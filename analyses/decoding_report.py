@@ -1,0 +1,406 @@
+"""The report of one decoding study: what was decoded, from what, and what was not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from neuroattn import __version__
+from neuroattn.analyses import decoding_figures as drawing
+from neuroattn.analyses.decoding import N_RESAMPLES, NETWORK
+from neuroattn.analyses.figures import to_svg
+from neuroattn.analyses.report import (
+    Block,
+    Bullets,
+    Cell,
+    Chart,
+    Fact,
+    Figures,
+    Pairs,
+    Paragraph,
+    Reference,
+    References,
+    Section,
+    Table,
+    render_report,
+)
+
+PROTOCOL_TEXTS = {
+    "leave-one-run-out": "each run was tested with the other runs of the same subject for training",
+    "blocks": "five blocks of neighbouring trials of each subject were tested in turn",
+    "leave-one-subject-out": "each subject was tested with all others for training",
+    "subject-folds": "five groups of subjects were tested in turn",
+}
+_WIMPFF = Reference(
+    "Wimpff M, Gizzi L, Zerfowski J, Yang B (2024). EEG motor imagery decoding: a framework for comparative "
+    "analysis with channel attention mechanisms. Journal of Neural Engineering 21:036020.",
+    "10.1088/1741-2552/ad48b9",
+)
+_BARACHANT = Reference(
+    "Barachant A, Bonnet S, Congedo M, Jutten C (2013). Classification of covariance matrices using a "
+    "Riemannian-based kernel for BCI applications. Neurocomputing 112:172–178.",
+    "10.1016/j.neucom.2012.12.039",
+)
+_BLANKERTZ = Reference(
+    "Blankertz B, Tomioka R, Lemm S, Kawanabe M, Müller K-R (2008). Optimizing spatial filters for robust EEG "
+    "single-trial analysis. IEEE Signal Processing Magazine 25:41–56.",
+    "10.1109/MSP.2008.4408441",
+)
+_COMBRISSON = Reference(
+    "Combrisson E, Jerbi K (2015). Exceeding chance level by chance: the caveat of theoretical chance levels in "
+    "brain signal classification and statistical assessment of decoding accuracy. Journal of Neuroscience "
+    "Methods 250:126–136.",
+    "10.1016/j.jneumeth.2015.01.010",
+)
+_HAUFE = Reference(
+    "Haufe S, Meinecke F, Görgen K, Dähne S, Haynes J-D, Blankertz B, Bießmann F (2014). On the interpretation of "
+    "weight vectors of linear models in multivariate neuroimaging. NeuroImage 87:96–110.",
+    "10.1016/j.neuroimage.2013.10.067",
+)
+_MNE = Reference(
+    "Gramfort A, Luessi M, Larson E, et al. (2013). MEG and EEG data analysis with MNE-Python. Frontiers in "
+    "Neuroscience 7:267.",
+    "10.3389/fnins.2013.00267",
+)
+
+
+def write_decoding_report(
+    path: str | Path,
+    scores: xr.Dataset,
+    *,
+    config: Mapping[str, Any],
+    maps: Mapping[str, xr.DataArray] | None = None,
+    info: Any | None = None,
+) -> None:
+    """Write the report of a decoding study.
+
+    Parameters
+    ----------
+    path : str or Path
+    scores : Dataset
+        Of :func:`decode_trials`.
+    config : mapping
+        ``dataset``, ``notes`` (list of str), ``command``, ``n_channels`` and ``sfreq`` are shown if present.
+    maps : mapping of pipeline to DataArray, dims (map, channel), optional
+        Drawn on the scalp: spatial patterns with an attribute ``units``, or shares of attention.
+    info : mne.Info, optional
+        Electrode positions; without them no map is drawn.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> import pandas as pd
+    >>> from neuroattn.analyses import decode_trials
+    >>> from neuroattn.datasets import Trials
+    >>> y = np.array(["left", "right"] * 6)
+    >>> metadata = pd.DataFrame({"subject": ["1"] * 12, "session": "1", "run": ["1"] * 6 + ["2"] * 6})
+    >>> X = np.random.default_rng(0).normal(size=(12, 2, 250))
+    >>> trials = Trials(X, y, metadata, ["C3", "C4"], sfreq=100, tmin=-1)
+    >>> page = Path(tempfile.mkdtemp()) / "report.html"
+    >>> write_decoding_report(page, decode_trials(trials, ["tangent-space"], n_permutations=20), config={})
+    >>> "tangent-space: not above its null" in page.read_text(encoding="utf-8")
+    True
+    """
+    n_subjects = scores.sizes["subject"]
+    subtitle = [
+        str(config.get("dataset", "")),
+        f"{n_subjects} subject{'s' if n_subjects > 1 else ''}",
+        f"{scores.sizes['trial']:,} trials",
+        f"seed {scores.attrs['seed']}",
+    ]
+    render_report(
+        path,
+        title="What this EEG decodes",
+        subtitle=" · ".join(filter(None, subtitle)),
+        summary=summarise_decoding(scores),
+        facts=_facts(scores),
+        sections=[
+            Section("Scores, nulls and controls", _score_blocks(scores)),
+            Section("Which trials are confused", _confusion_blocks(scores)),
+            Section("How much training it takes", _curve_blocks(scores)),
+            Section("Where on the scalp", _map_blocks(maps or {}, info)),
+            Section("What was run", _run_blocks(scores, config)),
+            Section("Methods, ready to paste", _methods(scores, config, maps or {}, info)),
+        ],
+    )
+
+
+def summarise_decoding(scores: xr.Dataset) -> list[str]:
+    """Say in sentences what each pipeline decodes, and what speaks against it.
+
+    Examples
+    --------
+    >>> scores = xr.Dataset(
+    ...     {"accuracy": (("pipeline", "condition"), [[0.8, 0.7]]), "verdict": ("pipeline", ["not above its null"]),
+    ...      "null_95": (("pipeline", "condition"), [[0.9, 0.6]]), "adjusted_chance": 0.62},
+    ...     {"pipeline": ["csp-lda"], "condition": ["imagery", "pre-cue"]})
+    >>> for sentence in summarise_decoding(scores):
+    ...     print(sentence)
+    csp-lda: not above its null.
+    Before the cue, where there is nothing to decode, csp-lda is above its null: the recording, its filter or the
+    order of trials gives labels away, and no other score can be trusted.
+    """
+    found: dict[str, list[str]] = {}
+    for name, verdict in zip(scores.pipeline.values, scores.verdict.values, strict=True):
+        found.setdefault(str(verdict), []).append(str(name))
+    sentences = [f"{', '.join(names)}: {verdict}." for verdict, names in found.items()]
+    accuracy = scores.accuracy
+    if {"csp-lda"} < set(scores.pipeline.values.tolist()) and "imagery" in scores.condition:
+        imagery = accuracy.sel(condition="imagery").dropna("pipeline")
+        best = str(imagery.pipeline.values[imagery.values.argmax()])
+        networks = [name for name in imagery.pipeline.values if str(name).startswith(NETWORK)]
+        if networks and not best.startswith(NETWORK):
+            sentences.append(
+                f"In the imagery band the best score is that of {best} ({float(imagery.max()):.2f}), "
+                f"not of a network ({float(imagery.sel(pipeline=networks).max()):.2f})."
+            )
+    if "pre-cue" in scores.condition:
+        limit = scores.null_95.fillna(scores.adjusted_chance)
+        leaks = (accuracy > limit).sel(condition="pre-cue")
+        names = [str(name) for name in scores.pipeline.values[leaks.values]]
+        if names:
+            sentences.append(
+                f"Before the cue, where there is nothing to decode, {_join(names)} "
+                f"{'is' if len(names) == 1 else 'are'} above {'its' if len(names) == 1 else 'their'} null: the "
+                "recording, its filter or the order of trials gives labels away, and no other score can be trusted."
+            )
+    return sentences
+
+
+def _facts(scores: xr.Dataset) -> list[Fact]:
+    facts = []
+    for name in scores.pipeline.values:
+        cell = scores.sel(pipeline=name, condition=scores.condition.values[0])
+        if np.isfinite(cell.accuracy):
+            low, high = cell.accuracy_ci.values
+            facts.append(
+                Fact(f"{name}, {cell.condition.item()}", _number(cell.accuracy), f"{low:.2f} to {high:.2f}")
+            )
+    facts.append(Fact("Adjusted chance level", _number(scores.adjusted_chance), "95 % point of guessing"))
+    return facts
+
+
+def _score_blocks(scores: xr.Dataset) -> list[Block]:
+    conditions = {one["name"]: one for one in _config(scores)["conditions"]}
+    windows = "; ".join(f"{name}: {_window(one)}" for name, one in conditions.items())
+    rows = []
+    for name in scores.pipeline.values:
+        cells = [Cell(str(name))]
+        for condition in scores.condition.values:
+            cell = scores.sel(pipeline=name, condition=condition)
+            value, limit = float(cell.accuracy), float(cell.null_95)
+            if not np.isfinite(value):
+                cells.append(Cell("–", "slow signals only"))
+                continue
+            null = (
+                f"null 95 %: {limit:.2f}, p = {float(cell.p_value):.3f}" if np.isfinite(limit) else "no null"
+            )
+            above = value > (limit if np.isfinite(limit) else float(scores.adjusted_chance))
+            cells.append(Cell(_number(value), null, strong=above))
+        rows.append(cells)
+    n = scores.sizes["permutation"]
+    null = (
+        f"Ticks: 95 % point of {n} permutations of the labels within each run, everything fitted again. "
+        if n
+        else "No permutation null was computed. "
+    )
+    chart = Chart(
+        to_svg(drawing.plot_decoding_scores(scores), "Accuracy of every pipeline in every condition"),
+        "Accuracy by condition.",
+        f"{_interval(scores)} {null}Solid line: chance. Dotted line: the accuracy that guessing reaches in 5 % of "
+        "experiments of this size.",
+    )
+    table = Table(
+        "Accuracy on held-out trials; in bold where it is above the 95 % point of its null, or above the adjusted "
+        f"chance level ({float(scores.adjusted_chance):.3f}) where there is no null. Conditions: {windows}.",
+        ["Pipeline", *conditions],
+        rows,
+    )
+    why = (
+        "A claim about imagery rests on the first condition alone. A cue on one side of the screen moves the eyes and "
+        "evokes slow waves; where the slow signals decode, a broadband score is no evidence of imagery. Before "
+        "the cue nothing should be found."
+    )
+    return [Figures([chart]), table, Paragraph(why)]
+
+
+def _confusion_blocks(scores: xr.Dataset) -> list[Block]:
+    first = str(scores.condition.values[0])
+    table = scores.confusion.sel(condition=first)
+    table = table[(table.sum(("true", "predicted")) > 0).values]
+    svg = to_svg(drawing.plot_confusion(table), f"Confusion matrices in the condition {first}")
+    caption = "Trials by true and predicted class; shade: share of the true class."
+    return [Figures([Chart(svg, f"Confusion, {first}.", caption)])]
+
+
+def _curve_blocks(scores: xr.Dataset) -> list[Block]:
+    if scores.sizes["n_train"] < 2:
+        return []
+    first = str(scores.condition.values[0])
+    caption = (
+        "Accuracy with fewer training trials in every fold, drawn at random and balanced by class as far as they go; "
+        "one draw, so steps of a few points are noise."
+    )
+    svg = to_svg(drawing.plot_learning_curves(scores), "Accuracy by number of training trials")
+    return [Figures([Chart(svg, f"Learning curves, {first}.", caption)])]
+
+
+def _map_blocks(maps: Mapping[str, xr.DataArray], info: Any | None) -> list[Block]:
+    if info is None or info.get_montage() is None:
+        return []
+    charts = []
+    for name, values in maps.items():
+        patterns = "units" in values.attrs
+        figure = drawing.plot_topomaps(
+            values, info, label="Microvolt" if patterns else "Share of the map", diverging=patterns
+        )
+        caption = (
+            "Spatial patterns (covariance of the signals with the output of each filter), not filter weights. "
+            "Signs are arbitrary."
+            if patterns
+            else "Where the attended features draw their signals: spatial patterns weighted by the mean gate of each "
+            f"class. Mean gates of classes differ by {values.attrs['gate_spread']:.3f} at most; where that is "
+            "small, so is any difference between the maps."
+        )
+        charts.append(Chart(to_svg(figure, f"Scalp maps of {name}"), f"{name}.", caption))
+    return [Figures(charts)] if charts else []
+
+
+def _run_blocks(scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
+    resolved = _config(scores)
+    rows = [
+        ("Data", config.get("dataset")),
+        ("Subjects", _join(scores.subject.values)),
+        ("Trials", f"{scores.sizes['trial']} ({_per_class(scores)})"),
+        ("Channels", config.get("n_channels")),
+        ("Sampling rate", f"{config['sfreq']:g} Hz" if "sfreq" in config else None),
+        ("Conditions", "; ".join(f"{one['name']}: {_window(one)}" for one in resolved["conditions"])),
+        ("Protocol", f"{resolved['protocol']}: {PROTOCOL_TEXTS[resolved['protocol']]}"),
+        ("Permutations", resolved["n_permutations"]),
+        ("Epochs of networks", resolved["n_epochs"] if _networks(scores) else None),
+        ("Seed", scores.attrs["seed"]),
+        ("Versions", _versions()),
+        ("Command", config.get("command")),
+    ]
+    blocks: list[Block] = [Pairs([(name, str(value)) for name, value in rows if value is not None])]
+    if config.get("notes"):
+        blocks += [
+            Paragraph("Notes from reading the data:"),
+            Bullets([str(note) for note in config["notes"]]),
+        ]
+    return blocks
+
+
+def _methods(
+    scores: xr.Dataset, config: Mapping[str, Any], maps: Mapping[str, xr.DataArray], info: Any | None
+) -> list[Block]:
+    references: list[Reference] = []
+
+    def cite(reference: Reference) -> str:
+        if reference not in references:
+            references.append(reference)
+        return f"[{references.index(reference) + 1}]"
+
+    resolved = _config(scores)
+    described = {
+        "csp-lda": "six common spatial patterns with linear discriminant analysis {}",
+        "tangent-space": "tangent-space logistic regression on shrunk covariances {}",
+        "slow-signals": "logistic regression on right-minus-left differences below 4 Hz as a control for cue-locked "
+        "signals",
+    }
+    cited = {"csp-lda": _BLANKERTZ, "tangent-space": _BARACHANT}
+    pipelines = []
+    for name in map(str, scores.pipeline.values):
+        if name in described:
+            pipelines.append(described[name].format(cite(cited[name])) if name in cited else described[name])
+        else:
+            gate = name.partition("+")[2]
+            network = f"BaseNet with {gate} attention" if gate else "BaseNet without attention"
+            pipelines.append(f"{network} {cite(_WIMPFF)}, trained for {resolved['n_epochs']} epochs")
+    first = resolved["conditions"][0]
+    controls = _join(f"{one['name']} ({_window(one)})" for one in resolved["conditions"][1:])
+    text = [
+        f"{scores.sizes['trial']} trials ({_per_class(scores)}) of {_plural(scores.sizes['subject'], 'subject')} were "
+        f"classified by {_join(pipelines)}.",
+        f"Signals were taken at {_window(first)}; every pipeline was also scored in the conditions {controls}."
+        if controls
+        else f"Signals were taken at {_window(first)}.",
+        "Filters were Butterworth filters of order four, run forwards and backwards over each trial up to the end of "
+        "the window.",
+        f"In cross-validation {PROTOCOL_TEXTS[resolved['protocol']]}.",
+        _interval(scores),
+    ]
+    if resolved["n_permutations"]:
+        text.append(
+            f"Scores are compared with the 95 % point of {resolved['n_permutations']} permutations of the labels "
+            "within each run, for each of which all that uses labels was fitted again, and"
+        )
+        text[-1] += f" with the binomial adjusted chance level {cite(_COMBRISSON)}."
+    else:
+        text.append(f"Scores are compared with the binomial adjusted chance level {cite(_COMBRISSON)}.")
+    if maps and info is not None:
+        text.append(f"Scalp maps show patterns {cite(_HAUFE)}, drawn with MNE-Python {cite(_MNE)}.")
+    text.append(f"Software: neuroattn {__version__}, {_versions()}; seed {scores.attrs['seed']}.")
+    return [Paragraph(" ".join(text), paste=True), References(references)]
+
+
+def _interval(scores: xr.Dataset) -> str:
+    if scores.sizes["subject"] > 1:
+        return (
+            "Accuracy is the mean over subjects with a 95 % percentile bootstrap over subjects "
+            f"({N_RESAMPLES:,} resamples, fitted models held fixed)."
+        )
+    return "Accuracy is given with a 95 % Wilson interval over the trials of this one subject."
+
+
+def _config(scores: xr.Dataset) -> dict[str, Any]:
+    config: dict[str, Any] = json.loads(scores.attrs["config"])
+    return config
+
+
+def _window(condition: Mapping[str, Any]) -> str:
+    band = condition["band"]
+    if band is None:
+        shown = "as recorded"
+    elif band[0] is None:
+        shown = f"below {band[1]:g} Hz"
+    elif band[1] is None:
+        shown = f"above {band[0]:g} Hz"
+    else:
+        shown = f"{band[0]:g}–{band[1]:g} Hz"
+    return f"{shown}, {condition['tmin']:g} to {condition['tmax']:g} s".replace("-", "−")
+
+
+def _per_class(scores: xr.Dataset) -> str:
+    classes, counts = np.unique(scores.label.values, return_counts=True)
+    return ", ".join(f"{count} {name}" for name, count in zip(classes, counts, strict=True))
+
+
+def _networks(scores: xr.Dataset) -> list[str]:
+    return [str(name) for name in scores.pipeline.values if str(name).startswith(NETWORK)]
+
+
+def _versions() -> str:
+    names = ("braindecode", "mne", "numpy", "pyriemann", "scikit-learn", "torch")
+    return ", ".join(f"{name} {version(name)}" for name in names)
+
+
+def _number(value: Any) -> str:
+    return f"{float(value):.2f}"
+
+
+def _plural(n: int, noun: str) -> str:
+    return f"{n} {noun}{'' if n == 1 else 's'}"
+
+
+def _join(names: Iterable[Any]) -> str:
+    listed = [str(name) for name in names]
+    if len(listed) > 12:
+        return f"{', '.join(listed[:12])} and {len(listed) - 12} more"
+    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}" if listed else ""
