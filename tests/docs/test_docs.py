@@ -151,8 +151,9 @@ def test_python_of_a_page_runs(page, printed, capsys):
 
 
 def test_python_of_the_readme_uses_what_exists():
-    (code,) = blocks(ROOT / "README.md", "python")
-    for node in ast.walk(ast.parse(code)):
+    code = blocks(ROOT / "README.md", "python")
+    assert len(code) == 2
+    for node in ast.walk(ast.parse("\n".join(code))):
         if isinstance(node, ast.ImportFrom):
             module = importlib.import_module(node.module)
             assert {alias.name for alias in node.names} <= set(module.__all__)
