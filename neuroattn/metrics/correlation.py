@@ -19,7 +19,7 @@ _UNITS_AT_ONCE = 4096
 _TIE = (
     1e-6  # rounding of float32 sums must not decide whether a permuted correlation reaches the observed one
 )
-_CACHED_VALUES = 2**16  # of one side, which stay in the processor's cache between the passes over a block
+_CACHED_VALUES = 2**17  # of one side, which stay in the processor's cache between the passes over a block
 
 
 def pearson_r(y_true: ArrayLike, y_pred: ArrayLike) -> NDArray[np.float64]:
