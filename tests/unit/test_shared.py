@@ -311,23 +311,20 @@ def simulation():
     return Simulation()
 
 
-def test_shared_decoder_recovers_what_a_subject_alone_does_not(simulation, record_property):
+def test_shared_decoder_recovers_what_a_subject_alone_does_not(simulation):
     shared = [simulation.accuracy(simulation.shared.encoders_[f"subj{i}"], i) for i in range(N_SUBJECTS)]
     alone = simulation.accuracy(simulation.alone, 0)
-    record_property("accuracy", {"shared": shared, "alone": alone})
-    print(f"shared {np.round(shared, 2)}, alone {alone:.2f}")
     assert shared[0] > alone + 0.2
     assert min(shared) > 0.5
 
 
-def test_transferred_decoder_beats_scratch_ridge_and_control(simulation, record_property):
+def test_transferred_decoder_beats_scratch_ridge_and_control(simulation):
     found = {
         "transferred": simulation.accuracy(simulation.shared.encoders_["new"], N_SUBJECTS),
         "scratch": simulation.accuracy(simulation.scratch, N_SUBJECTS),
         "ridge": simulation.accuracy(simulation.ridge, N_SUBJECTS),
         "control": simulation.accuracy(simulation.control.encoders_["new"], N_SUBJECTS),
     }
-    record_property("accuracy", found)
     print({name: round(float(value), 2) for name, value in found.items()})
     assert found.pop("transferred") > max(found.values()) + 0.2
 
