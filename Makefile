@@ -37,8 +37,9 @@ check: $(VENV)/installed-dev  ## ruff, format and mypy
 docs: $(VENV)/installed-docs  ## build the documentation, warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-bench: $(VENV)/installed-demo  ## time the primitives on the CPU beside their alternatives
+bench: $(VENV)/installed-demo  ## time primitives and whole steps on the CPU beside their alternatives, and measure memory
 	$(BIN)/python kernels/benchmarks/run.py --device cpu
+	$(BIN)/python kernels/benchmarks/encoder_memory.py
 
 bench-gpu: $(VENV)/installed-demo  ## the same on a CUDA device
 	$(BIN)/python kernels/benchmarks/run.py --device cuda

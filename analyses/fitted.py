@@ -318,7 +318,7 @@ def _loaded(fit: Fit, recording: Recording, device: str) -> Encoder:
         encoder.set_params(device=device)
         _check_units(encoder.n_units_, fit, recording)
         for name in ("hemisphere", "vertex_index"):
-            own, given = encoder.rois[name].values, recording.rois[name].values  # type: ignore[index, union-attr]
+            own, given = encoder._membership()[name].values, recording.rois[name].values
             if not np.array_equal(own, given):
                 raise ValueError(
                     f"recording {recording.name!r} must have the units of {fit.folder} in their order, "

@@ -41,7 +41,7 @@ def recordings():
 
     try:
         return mne.datasets.eegbci.load_data(7, RUNS, update_path=False, verbose="error")
-    except Exception:  # no connection: errors of every kind, by where it fails
+    except OSError:  # no connection
         return []
 
 
