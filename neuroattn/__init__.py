@@ -10,7 +10,18 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-_SUBMODULES = ("analyses", "attention", "datasets", "eeg", "encoding", "kernels", "metrics", "results")
+_SUBMODULES = (
+    "analyses",
+    "attention",
+    "datasets",
+    "eeg",
+    "encoding",
+    "kernels",
+    "metrics",
+    "results",
+    "scanpath",
+    "search",
+)
 
 __all__ = ["__version__", *_SUBMODULES]
 

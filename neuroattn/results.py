@@ -8,20 +8,118 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import xarray as xr
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from neuroattn import __version__
-from neuroattn._checks import check_option
+from neuroattn._checks import check_option, check_range
 
-__all__ = ["label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
+__all__ = ["Scanpath", "label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
 
 UNIT_KINDS = ("vertex", "voxel", "neuron")
 HEMISPHERES = ("left", "right", "none")
+FIRST_FIXATIONS = ("initial", "free")
+
+
+@dataclass(frozen=True, eq=False)
+class Scanpath:
+    """The fixations of one trial, of a person or of a model.
+
+    Parameters
+    ----------
+    x, y : float array, shape (fixation,)
+        Pixels of the image, origin at its top left. Fixations outside the image are kept; `outside` tells them.
+    image_size : tuple of int, (width, height)
+    t_start, duration : float array, shape (fixation,), optional
+        Seconds.
+    objects : int array, shape (fixation,), optional
+        Index of the fixated object of the scene, -1 for background.
+    log_prob : float array, shape (fixation,), optional
+        Natural logarithm of each fixation's probability under the model that made it.
+    found : bool, optional
+        Whether the search found its target; None where nothing was searched or it is not known.
+    px_per_degree : float, optional
+        Pixels per degree of visual angle.
+    first_fixation : {"initial", "free"}, default "initial"
+        Whether the first fixation is where the trial began, and so was not chosen, or the first chosen one.
+    attrs : dict, optional
+        Anything else: image, observer, target, seed.
+
+    Raises
+    ------
+    ValueError
+        If the arrays differ in length, a coordinate or a time is not finite, or a duration is negative.
+
+    Examples
+    --------
+    >>> path = Scanpath([400, 610.5, 905], [300, 200, 310], image_size=(800, 600), duration=[0.2, 0.31, 0.25])
+    >>> len(path), path.outside.tolist()
+    (3, [False, False, True])
+    >>> path.to_frame().round(2)
+           x      y  duration
+    0  400.0  300.0      0.20
+    1  610.5  200.0      0.31
+    2  905.0  310.0      0.25
+    """
+
+    x: NDArray[np.float64]
+    y: NDArray[np.float64]
+    image_size: tuple[int, int]
+    t_start: NDArray[np.float64] | None = None
+    duration: NDArray[np.float64] | None = None
+    objects: NDArray[np.int64] | None = None
+    log_prob: NDArray[np.float64] | None = None
+    found: bool | None = None
+    px_per_degree: float | None = None
+    first_fixation: str = "initial"
+    attrs: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_option("first_fixation", self.first_fixation, FIRST_FIXATIONS)
+        if len(self.image_size) != 2 or min(self.image_size) < 1:
+            raise ValueError(f"image_size must be (width, height) in px, got {self.image_size!r}")
+        if self.px_per_degree is not None:
+            check_range("px_per_degree", self.px_per_degree, 0)
+        for name in ("x", "y", "t_start", "duration", "objects", "log_prob"):
+            given = getattr(self, name)
+            if given is None:
+                continue
+            values = np.array(given, dtype=np.int64 if name == "objects" else np.float64)
+            if values.shape != (len(self.x),):
+                raise ValueError(f"{name} must have shape ({len(self.x)},), got {values.shape}")
+            if name != "log_prob" and not np.isfinite(values).all():
+                raise ValueError(
+                    f"{name} must be finite, got {values[~np.isfinite(values)][0]} among its values"
+                )
+            if name == "duration" and (values < 0).any():
+                raise ValueError(f"duration must not be negative, got {values.min()} s")
+            values.flags.writeable = False
+            object.__setattr__(self, name, values)
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def outside(self) -> NDArray[np.bool_]:
+        """Whether each fixation lies outside the image, shape (fixation,)."""
+        width, height = self.image_size
+        return (self.x < 0) | (self.x >= width) | (self.y < 0) | (self.y >= height)
+
+    @property
+    def n_saccades(self) -> int:
+        """Chosen fixations: all but an initial one."""
+        return max(len(self) - (self.first_fixation == "initial"), 0)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Return a table with a row for each fixation and a column for each array that is there."""
+        names = ("x", "y", "t_start", "duration", "objects", "log_prob")
+        return pd.DataFrame({name: getattr(self, name) for name in names if getattr(self, name) is not None})
 
 
 def label_rois(

@@ -1,6 +1,6 @@
 """Brain encoders: from images to responses of fMRI vertices, voxels or neurons."""
 
-from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
+from neuroattn._backbones import Backbone, Preprocessing, load_backbone
 from neuroattn.encoding.estimators import (
     BandedRidgeEncoder,
     Encoder,

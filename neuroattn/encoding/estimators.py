@@ -16,9 +16,9 @@ from sklearn.base import BaseEstimator, MultiOutputMixin, RegressorMixin
 from sklearn.model_selection import PredefinedSplit
 from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
+from neuroattn._backbones import Backbone, load_backbone
 from neuroattn._checks import check_option, check_range, check_shape
 from neuroattn.datasets import Responses, Rows
-from neuroattn.encoding.backbones import Backbone, load_backbone
 from neuroattn.encoding.features import FeatureStore
 from neuroattn.metrics import pearson_r
 from neuroattn.results import provenance, replacing, write_json

@@ -25,9 +25,9 @@ from torch.utils.data import Dataset, Sampler, default_collate
 from torch.utils.flop_counter import FlopCounterMode
 from zarr.codecs import Crc32cCodec
 
+from neuroattn._backbones import Backbone, extract_layers
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.datasets import ImageFiles, Images, Rows
-from neuroattn.encoding.backbones import Backbone, extract_layers
 
 _FORMAT = 1
 _DTYPES = ("float32", "float16")
@@ -81,7 +81,7 @@ class FeatureStore:
     Examples
     --------
     >>> import tempfile
-    >>> from neuroattn.encoding.backbones import load_backbone
+    >>> from neuroattn.encoding import load_backbone
     >>> backbone = load_backbone("test_vit", weights="random")
     >>> images = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
     >>> store = extract_features(images, backbone, Path(tempfile.mkdtemp()))
@@ -228,7 +228,7 @@ def extract_features(
     Examples
     --------
     >>> import tempfile
-    >>> from neuroattn.encoding.backbones import load_backbone
+    >>> from neuroattn.encoding import load_backbone
     >>> backbones = load_backbone("test_vit", layers=["block1", "block3:cls"], weights="random")
     >>> images = np.zeros((3, 32, 48, 3), np.uint8)
     >>> stores = extract_features(images, backbones, Path(tempfile.mkdtemp()), dtype="float16")
@@ -367,7 +367,7 @@ def estimate_cost(
 
     Examples
     --------
-    >>> from neuroattn.encoding.backbones import load_backbone
+    >>> from neuroattn.encoding import load_backbone
     >>> cost = estimate_cost(load_backbone("test_vit", weights="random"), 1000, dtype="float16")
     >>> cost["shape"], cost["bytes"], f"{cost['flops']:.2g}"
     ((1000, 64, 10, 10), 12800000, '7.5e+10')

@@ -14,8 +14,8 @@ from numpy.typing import ArrayLike, NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch.utils.data import DataLoader
 
+from neuroattn._backbones import Backbone
 from neuroattn._checks import check_option, check_range, check_shape
-from neuroattn.encoding.backbones import Backbone
 from neuroattn.encoding.estimators import Encoder
 from neuroattn.encoding.features import (
     ChunkShuffleSampler,

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import Dataset, Sampler, SequentialSampler
 
+from neuroattn._backbones import Backbone
 from neuroattn._checks import check_option, check_shape
-from neuroattn.encoding.backbones import Backbone
 from neuroattn.encoding.estimators import Encoder
 from neuroattn.encoding.features import ChunkShuffleSampler, FeatureDataset, feature_shape, token_statistics
 from neuroattn.encoding.network_encoders import BrainEncoder, Rois, _holdout, _standardise

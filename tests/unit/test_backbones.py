@@ -14,8 +14,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from neuroattn.encoding import backbones
-from neuroattn.encoding.backbones import Backbone, Preprocessing, extract_layers, load_backbone
+from neuroattn import _backbones as backbones
+from neuroattn._backbones import Backbone, Preprocessing, extract_layers, load_backbone
 
 SHARED = Path(os.environ.get("NEUROATTN_SHARED", "../shared"))
 VIT = "test_vit"  # one of the tiny networks that timm keeps for tests

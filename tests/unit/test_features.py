@@ -18,9 +18,9 @@ from PIL import Image
 from torch import nn
 from torch.utils.data import DataLoader, Subset
 
+from neuroattn._backbones import Backbone, Preprocessing, load_backbone
 from neuroattn.datasets import ImageFiles, Rows
 from neuroattn.encoding import features as module
-from neuroattn.encoding.backbones import Backbone, Preprocessing, load_backbone
 from neuroattn.encoding.features import (
     ChunkShuffleSampler,
     FeatureDataset,

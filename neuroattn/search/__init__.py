@@ -1,0 +1,3 @@
+"""Eccentricity-dependent visual search: eccNET, its experiments, and any backbone."""
+
+__all__: list[str] = []
