@@ -31,6 +31,10 @@ from neuroattn.analyses.report import (
     render_report,
 )
 
+NULL_TEXTS = {
+    "refit": "everything that uses labels fitted again",
+    "predictions": "compared with the predictions as they are",
+}
 PROTOCOL_TEXTS = {
     "leave-one-run-out": "each run was tested with the other runs of the same subject for training",
     "blocks": "five blocks of neighbouring trials of each subject were tested in turn",
@@ -104,7 +108,7 @@ def write_decoding_report(
     >>> trials = Trials(X, y, metadata, ["C3", "C4"], sfreq=100, tmin=-1)
     >>> page = Path(tempfile.mkdtemp()) / "report.html"
     >>> write_decoding_report(page, decode_trials(trials, ["tangent-space"], n_permutations=20), config={})
-    >>> "tangent-space: not above its null" in page.read_text(encoding="utf-8")
+    >>> "tangent-space: not above chance" in page.read_text(encoding="utf-8")
     True
     """
     n_subjects = scores.sizes["subject"]
@@ -137,13 +141,13 @@ def summarise_decoding(scores: xr.Dataset) -> list[str]:
     Examples
     --------
     >>> scores = xr.Dataset(
-    ...     {"accuracy": (("pipeline", "condition"), [[0.8, 0.7]]), "verdict": ("pipeline", ["not above its null"]),
+    ...     {"accuracy": (("pipeline", "condition"), [[0.8, 0.7]]), "verdict": ("pipeline", ["not above chance"]),
     ...      "null_95": (("pipeline", "condition"), [[0.9, 0.6]]), "adjusted_chance": 0.62},
     ...     {"pipeline": ["csp-lda"], "condition": ["imagery", "pre-cue"]})
     >>> for sentence in summarise_decoding(scores):
     ...     print(sentence)
-    csp-lda: not above its null.
-    Before the cue, where there is nothing to decode, csp-lda is above its null: the recording, its filter or the
+    csp-lda: not above chance.
+    Before the cue, where there is nothing to decode, csp-lda is above chance: the recording, its filter or the
     order of trials gives labels away, and no other score can be trusted.
     """
     found: dict[str, list[str]] = {}
@@ -167,7 +171,7 @@ def summarise_decoding(scores: xr.Dataset) -> list[str]:
         if names:
             sentences.append(
                 f"Before the cue, where there is nothing to decode, {_join(names)} "
-                f"{'is' if len(names) == 1 else 'are'} above {'its' if len(names) == 1 else 'their'} null: the "
+                f"{'is' if len(names) == 1 else 'are'} above chance: the "
                 "recording, its filter or the order of trials gives labels away, and no other score can be trusted."
             )
     return sentences
@@ -206,7 +210,7 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
         rows.append(cells)
     n = scores.sizes["permutation"]
     null = (
-        f"Ticks: 95 % point of {n} permutations of the labels within each run, everything fitted again. "
+        f"Ticks: 95 % point of {n} permutations of the labels within each run, {NULL_TEXTS[_config(scores)['null']]}. "
         if n
         else "No permutation null was computed. "
     )
@@ -339,7 +343,7 @@ def _methods(
     if resolved["n_permutations"]:
         text.append(
             f"Scores are compared with the 95 % point of {resolved['n_permutations']} permutations of the labels "
-            "within each run, for each of which all that uses labels was fitted again, and"
+            f"within each run ({NULL_TEXTS[resolved['null']]}), and"
         )
         text[-1] += f" with the binomial adjusted chance level {cite(_COMBRISSON)}."
     else:
