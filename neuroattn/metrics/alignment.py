@@ -32,16 +32,21 @@ class Simplification:
         two fixations around the saccade is shorter than ``duration``.
     duration : float
         Seconds.
+    published_end : bool, default False
+        Whether a short last saccade is joined as in the published code. That replaces the saccade before it by the sum
+        of the last two as they were, even if the one before it has taken part in a joined saccade already; then the
+        saccades no longer lead to where the eyes ended. Otherwise it is added to whatever is before it.
 
     Examples
     --------
     >>> Simplification(direction=45, amplitude=147, duration=0.3)
-    Simplification(direction=45, amplitude=147, duration=0.3)
+    Simplification(direction=45, amplitude=147, duration=0.3, published_end=False)
     """
 
     direction: float
     amplitude: float
     duration: float
+    published_end: bool = False
 
     def __post_init__(self) -> None:
         check_range("direction", self.direction, 0, 180)
@@ -150,20 +155,32 @@ def multimatch_pairs(
     pairs: list[tuple[int, _Saccades, _Saccades, float]] = []
     for i, (one, other) in enumerate(zip(first, second, strict=True)):
         width, height = size_of(image_size, a=one, b=other)
-        sides = [_read(name, path) for name, path in (("a", one), ("b", other))]
+        coordinates = [xy(name, path) for name, path in (("a", one), ("b", other))]
         short = [
-            f"{name} has {n} fixation{'s' * (n != 1)}, at least {_FEWEST} are needed"
-            for name, side in zip("ab", sides, strict=True)
-            if (n := len(side.x)) < _FEWEST
+            f"{name} has {len(x)} fixation{'s' * (len(x) != 1)}, at least {_FEWEST} are needed"
+            for name, (x, _) in zip("ab", coordinates, strict=True)
+            if len(x) < _FEWEST
         ]
         if short:
             reasons[i] = "; ".join(short)
             continue
-        if any(side.duration is None for side in sides):
-            if simplify is not None:
+        timed = all(column(name, path, "duration") is not None for name, path in (("a", one), ("b", other)))
+        if not timed:
+            reasons[i] = "no durations in both"
+        u, v = (
+            _Saccades(
+                x[:-1],
+                y[:-1],
+                np.diff(x),
+                np.diff(y),
+                durations(name, path, len(x)) if timed else np.full(len(x), np.nan),
+            )
+            for (name, path), (x, y) in zip((("a", one), ("b", other)), coordinates, strict=True)
+        )
+        if simplify is not None:
+            if not timed:
                 raise ValueError("a and b must hold 'duration' in seconds where simplify is given, got none")
-            reasons[i] = "duration: not given"
-        u, v = (_saccades(side, simplify) for side in sides)
+            u, v = _simplified(u, simplify), _simplified(v, simplify)
         pairs.append((i, u, v, float(np.hypot(width, height))))
     # Pairs of like sizes go together, so that their tables waste little.
     pairs.sort(key=lambda pair: (len(pair[1].dx), len(pair[2].dx)))
@@ -185,16 +202,8 @@ def multimatch_pairs(
     )
 
 
-class _Path(NamedTuple):
-    """Fixations."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    duration: NDArray[np.float64] | None
-
-
 class _Saccades(NamedTuple):
-    """Where each saccade starts, its vector, and how long the fixation before it lasts (NaN where unknown)."""
+    """Where each saccade starts and its vector, shape (saccade,), and how long each fixation lasts."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -203,59 +212,66 @@ class _Saccades(NamedTuple):
     duration: NDArray[np.float64]
 
 
-def _read(name: str, path: Fixations) -> _Path:
-    x, y = xy(name, path)
-    return _Path(x, y, None if column(name, path, "duration") is None else durations(name, path, len(x)))
-
-
-def _saccades(path: _Path, simplify: Simplification | None) -> _Saccades:
-    if simplify is not None and path.duration is not None:
-        path = _simplified(path, simplify)
-    duration = np.full(len(path.x), np.nan) if path.duration is None else path.duration
-    return _Saccades(path.x[:-1], path.y[:-1], np.diff(path.x), np.diff(path.y), duration[:-1])
-
-
-def _simplified(path: _Path, rule: Simplification) -> _Path:
+def _simplified(path: _Saccades, rule: Simplification) -> _Saccades:
     """Join saccades in line and short ones in turns until nothing changes."""
     while True:
         joined = _join_short(_join_in_line(path, rule), rule)
-        if len(joined.x) == len(path.x):
+        if len(joined.duration) == len(path.duration):
             return joined
         path = joined
 
 
-def _without(path: _Path, fixations: list[int]) -> _Path:
-    kept = np.setdiff1d(np.arange(len(path.x)), fixations)
-    return _Path(*(None if values is None else values[kept] for values in path))  # type: ignore[arg-type]
+def _joined(path: _Saccades, starts: list[int]) -> _Saccades:
+    """Join each saccade with those that follow it up to the next start."""
+    if not starts:
+        return path
+    return _Saccades(
+        path.x[starts],
+        path.y[starts],
+        np.add.reduceat(path.dx, starts),
+        np.add.reduceat(path.dy, starts),
+        path.duration[[*starts, -1]],
+    )
 
 
-def _join_in_line(path: _Path, rule: Simplification) -> _Path:
-    assert path.duration is not None
-    dx, dy = np.diff(path.x), np.diff(path.y)
-    dropped, i = [], 0
-    while i < len(dx) - 1:
-        turn = np.arctan2(dx[i] * dy[i + 1] - dy[i] * dx[i + 1], dx[i] * dx[i + 1] + dy[i] * dy[i + 1])
-        if np.degrees(abs(turn)) < rule.direction and path.duration[i + 1] < rule.duration:
-            dropped.append(i + 1)  # the fixation between the two saccades
-            i += 1
-        i += 1
-    return _without(path, dropped)
+def _join_in_line(path: _Saccades, rule: Simplification) -> _Saccades:
+    turn = np.arctan2(
+        path.dx[:-1] * path.dy[1:] - path.dy[:-1] * path.dx[1:],
+        path.dx[:-1] * path.dx[1:] + path.dy[:-1] * path.dy[1:],
+    )
+    moves = np.hypot(path.dx, path.dy) > 0  # else it has no direction
+    with_next = np.zeros(len(path.dx), bool)
+    with_next[:-1] = (np.degrees(np.abs(turn)) < rule.direction) & moves[:-1] & moves[1:]
+    with_next &= path.duration[1 : len(path.dx) + 1] < rule.duration
+    return _joined(path, _pair_off(with_next))
 
 
-def _join_short(path: _Path, rule: Simplification) -> _Path:
-    assert path.duration is not None
-    length = np.hypot(np.diff(path.x), np.diff(path.y))
+def _join_short(path: _Saccades, rule: Simplification) -> _Saccades:
+    n = len(path.dx)
+    short = np.hypot(path.dx, path.dy) < rule.amplitude
     brief = path.duration < rule.duration
-    dropped, i = [], 0
-    while i < len(length):
-        if length[i] < rule.amplitude and (brief[i] or brief[i + 1]):
-            if i < len(length) - 1:
-                dropped.append(i + 1)
-                i += 1
-            elif len(path.x) - len(dropped) > 2:
-                dropped.append(i)
-        i += 1
-    return _without(path, dropped)
+    with_next = short & (brief[:n] | brief[1 : n + 1])
+    last_is_short = n > 1 and bool(short[-1] and (brief[-1] or brief[-2]))
+    with_next[-1] = False
+    starts = _pair_off(with_next)
+    if not last_is_short or (starts[-1] == n - 2 and with_next[n - 2]):
+        return _joined(path, starts)  # the last saccade stays, or is joined with the one before already
+    joined = _joined(path, starts[:-1])
+    if rule.published_end:
+        joined.dx[-1], joined.dy[-1] = path.dx[-2:].sum(), path.dy[-2:].sum()
+        joined = joined._replace(
+            duration=np.r_[joined.duration[:-1], path.duration[n - 2], path.duration[-1]]
+        )
+    return joined
+
+
+def _pair_off(with_next: NDArray[np.bool_]) -> list[int]:
+    """Return the saccades that remain when each, from the first on, takes the next one along or not."""
+    starts, i = [], 0
+    while i < len(with_next):
+        starts.append(i)
+        i += 2 if with_next[i] else 1
+    return starts
 
 
 def _compare(u: list[_Saccades], v: list[_Saccades], diagonal: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -286,7 +302,7 @@ def _padded(sides: list[_Saccades], longest: int) -> list[NDArray[np.float64]]:
     for values in zip(*sides, strict=True):
         out = np.zeros((len(sides), longest))
         for row, given in zip(out, values, strict=True):
-            row[: len(given)] = given
+            row[: len(given)] = given[:longest]
         stacked.append(out)
     return stacked
 
