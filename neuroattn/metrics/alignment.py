@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -15,7 +15,7 @@ from neuroattn.metrics._fixations import Fixations, as_list, column, durations, 
 
 DIMENSIONS = ("shape", "direction", "length", "position", "duration")
 _FEWEST = 3  # fixations
-_PAIRS_AT_ONCE = 256
+_VALUES_AT_ONCE = 2**19  # of the table of sums, which stay near the processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,30 +152,30 @@ def multimatch_pairs(
         raise ValueError(f"b must hold as many scanpaths as a, {len(first)}, got {len(second)}")
     values = np.full((len(first), len(DIMENSIONS)), np.nan)
     reasons = [""] * len(first)
-    pairs: list[tuple[int, _Saccades, _Saccades, float]] = []
+    pairs: list[_Pair] = []
     for i, (one, other) in enumerate(zip(first, second, strict=True)):
         width, height = size_of(image_size, a=one, b=other)
-        coordinates = [xy(name, path) for name, path in (("a", one), ("b", other))]
+        sides = {name: (*xy(name, path), path) for name, path in (("a", one), ("b", other))}
         short = [
             f"{name} has {len(x)} fixation{'s' * (len(x) != 1)}, at least {_FEWEST} are needed"
-            for name, (x, _) in zip("ab", coordinates, strict=True)
+            for name, (x, _, _) in sides.items()
             if len(x) < _FEWEST
         ]
         if short:
             reasons[i] = "; ".join(short)
             continue
-        timed = all(column(name, path, "duration") is not None for name, path in (("a", one), ("b", other)))
+        timed = all(column(name, path, "duration") is not None for name, (_, _, path) in sides.items())
         if not timed:
             reasons[i] = "no durations in both"
         u, v = (
             _Saccades(
                 x[:-1],
                 y[:-1],
-                np.diff(x),
-                np.diff(y),
+                x[1:] - x[:-1],
+                y[1:] - y[:-1],
                 durations(name, path, len(x)) if timed else np.full(len(x), np.nan),
             )
-            for (name, path), (x, y) in zip((("a", one), ("b", other)), coordinates, strict=True)
+            for name, (x, y, path) in sides.items()
         )
         if simplify is not None:
             if not timed:
@@ -183,9 +183,10 @@ def multimatch_pairs(
             u, v = _simplified(u, simplify), _simplified(v, simplify)
         pairs.append((i, u, v, float(np.hypot(width, height))))
     # Pairs of like sizes go together, so that their tables waste little.
-    pairs.sort(key=lambda pair: (len(pair[1].dx), len(pair[2].dx)))
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        chunk = pairs[start : start + _PAIRS_AT_ONCE]
+    pairs.sort(key=lambda pair: (_longest(pair), len(pair[1].dx)), reverse=True)
+    while pairs:
+        n = max(1, _VALUES_AT_ONCE // (2 * _longest(pairs[0]) ** 2))
+        chunk, pairs = pairs[:n], pairs[n:]
         values[[i for i, *_ in chunk]] = _compare(
             [u for _, u, _, _ in chunk], [v for _, _, v, _ in chunk], np.array([d for *_, d in chunk])
         )
@@ -210,6 +211,9 @@ class _Saccades(NamedTuple):
     dx: NDArray[np.float64]
     dy: NDArray[np.float64]
     duration: NDArray[np.float64]
+
+
+_Pair: TypeAlias = tuple[int, _Saccades, _Saccades, float]  # place, saccades of a and b, diagonal in px
 
 
 def _simplified(path: _Saccades, rule: Simplification) -> _Saccades:
@@ -274,73 +278,82 @@ def _pair_off(with_next: NDArray[np.bool_]) -> list[int]:
     return starts
 
 
+def _longest(pair: _Pair) -> int:
+    return max(len(pair[1].dx), len(pair[2].dx))
+
+
 def _compare(u: list[_Saccades], v: list[_Saccades], diagonal: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return similarities (pair, dimension)."""
     n, m = (np.array([len(side.dx) for side in sides]) for sides in (u, v))
-    ux, uy, udx, udy, ut = _padded(u, n.max())
-    vx, vy, vdx, vdy, vt = _padded(v, m.max())
-    cost = np.hypot(udx[:, :, None] - vdx[:, None, :], udy[:, :, None] - vdy[:, None, :])
-    pair, i, j, step = _cheapest_path(cost, n, m)
-    i_of, j_of = (pair, i), (pair, j)
+    ux, uy, udx, udy, ut = _padded(u, n)
+    vx, vy, vdx, vdy, vt = _padded(v, m)
+    i, j, pair, step = _cheapest_path(udx, udy, vdx, vdy, n, m)
+    a, b = (i, pair), (j, pair)
     scale = diagonal[pair]
-    angle = np.abs(np.arctan2(udy, udx)[i_of] - np.arctan2(vdy, vdx)[j_of])
-    longer = np.maximum(ut[i_of], vt[j_of])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        differences = (
-            cost[pair, i, j] / (2 * scale),
-            np.minimum(angle, 2 * np.pi - angle) / np.pi,
-            np.abs(np.hypot(udx, udy)[i_of] - np.hypot(vdx, vdy)[j_of]) / scale,
-            np.hypot(ux[i_of] - vx[j_of], uy[i_of] - vy[j_of]) / scale,
-            np.where(longer == 0, 0.0, np.abs(ut[i_of] - vt[j_of]) / longer),
-        )
+    turn = np.abs(np.arctan2(udy[a], udx[a]) - np.arctan2(vdy[b], vdx[b]))
+    longer = np.maximum(ut[a], vt[b])
+    differences = (
+        np.hypot(udx[a] - vdx[b], udy[a] - vdy[b]) / (2 * scale),
+        np.minimum(turn, 2 * np.pi - turn) / np.pi,
+        np.abs(np.hypot(udx[a], udy[a]) - np.hypot(vdx[b], vdy[b])) / scale,
+        np.hypot(ux[a] - vx[b], uy[a] - vy[b]) / scale,
+        np.abs(ut[a] - vt[b]) / np.where(longer == 0, 1, longer),
+    )
     return 1 - _medians(np.stack(differences, axis=1), pair, step, len(n))
 
 
-def _padded(sides: list[_Saccades], longest: int) -> list[NDArray[np.float64]]:
-    """Return each named array of the saccades as (pair, saccade), padded with 0."""
+def _padded(sides: list[_Saccades], n: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    """Return each named array of the saccades as (saccade, pair), padded with 0."""
+    there = np.arange(n.max()) < n[:, None]
     stacked = []
-    for values in zip(*sides, strict=True):
-        out = np.zeros((len(sides), longest))
-        for row, given in zip(out, values, strict=True):
-            row[: len(given)] = given[:longest]
-        stacked.append(out)
+    for name in _Saccades._fields:
+        out = np.zeros(there.shape)
+        out[there] = np.concatenate([getattr(side, name)[:k] for side, k in zip(sides, n, strict=True)])
+        stacked.append(np.ascontiguousarray(out.T))
     return stacked
 
 
 def _cheapest_path(
-    cost: NDArray[np.float64], n: NDArray[np.int64], m: NDArray[np.int64]
+    udx: NDArray[np.float64],
+    udy: NDArray[np.float64],
+    vdx: NDArray[np.float64],
+    vdy: NDArray[np.float64],
+    n: NDArray[np.int64],
+    m: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the nodes of each pair's cheapest path, as arrays (node,) of pair, i, j and step.
+    """Return the nodes of each pair's cheapest path, as arrays (node,) of i, j, pair and step.
 
-    The table is filled one anti-diagonal at a time, for all pairs together. What lies beyond a pair's own sizes is
-    filled as well, and never reached from within.
+    The sums along the cheapest ways are filled one anti-diagonal i + j at a time, for all pairs together. What lies
+    beyond a pair's own sizes is filled as well, and never reached from within.
     """
-    n_pairs, rows, columns = cost.shape
-    came_from = np.zeros(
-        (rows + columns - 1, n_pairs, rows), np.int8
-    )  # 0 diagonal, 1 from i - 1, 2 from j - 1
-    # Entry i + 1 of an anti-diagonal is the node (i, d - i); entry 0 and nodes outside the table are infinite.
-    previous = np.full((n_pairs, rows + 1), np.inf)
-    before = previous.copy()
-    previous[:, 1] = cost[:, 0, 0]
-    for d in range(1, rows + columns - 1):
+    rows, columns = len(udx), len(vdx)
+    # sums[1 + i + j, 1 + i] is the node (i, j); the margins, like all outside the table, are infinite.
+    sums = np.full((rows + columns, rows + 1, len(n)), np.inf)
+    backwards_dx, backwards_dy = vdx[::-1], vdy[::-1]
+    for d in range(rows + columns - 1):
         low, high = max(0, d - columns + 1), min(d, rows - 1) + 1
-        i = np.arange(low, high)
-        options = np.stack([before[:, low:high], previous[:, low:high], previous[:, low + 1 : high + 1]])
-        choice = options.argmin(axis=0)  # the first of equals
-        came_from[d, :, low:high] = choice
-        before, previous = previous, np.full((n_pairs, rows + 1), np.inf)
-        previous[:, low + 1 : high + 1] = np.take_along_axis(options, choice[None], 0)[0] + cost[:, i, d - i]
-    pair, i, j = np.arange(n_pairs), n - 1, m - 1
+        j = slice(columns - 1 - d + low, columns - 1 - d + high)
+        dx, dy = udx[low:high] - backwards_dx[j], udy[low:high] - backwards_dy[j]
+        cost = np.sqrt(dx * dx + dy * dy)
+        if d:
+            cost += np.minimum(
+                np.minimum(sums[d - 1, low:high], sums[d, low:high]), sums[d, low + 1 : high + 1]
+            )
+        sums[d + 1, low + 1 : high + 1] = cost
+    i, j, pair = n - 1, m - 1, np.arange(len(n))
     nodes = []
     for step in range(rows + columns - 1):
-        nodes.append((pair, i, j, np.full(len(pair), step)))
+        nodes.append((i, j, pair, np.full(len(pair), step)))
         going = (i > 0) | (j > 0)
         if not going.any():
             break
-        pair, i, j = pair[going], i[going], j[going]
-        choice = came_from[i + j, pair, i]
-        i, j = i - (choice != 2), j - (choice != 1)
+        i, j, pair = i[going], j[going], pair[going]
+        d = i + j
+        # The diagonal where it is as good as any; then the step back in a.
+        diagonal, back_a, back_b = sums[d - 1, i, pair], sums[d, i, pair], sums[d, i + 1, pair]
+        straight = (back_a < diagonal) | (back_b < diagonal)
+        keep_i = straight & (back_b < back_a)
+        i, j = i - ~keep_i, j - ~(straight & ~keep_i)
     return tuple(np.concatenate(part) for part in zip(*nodes, strict=True))  # type: ignore[return-value]
 
 
@@ -348,9 +361,9 @@ def _medians(
     values: NDArray[np.float64], pair: NDArray[np.int64], step: NDArray[np.int64], n_pairs: int
 ) -> NDArray[np.float64]:
     """Return the median over the nodes of each pair, values (node, dimension)."""
-    table = np.full((n_pairs, int(step.max()) + 1, values.shape[1]), np.inf)
+    table = np.full((n_pairs, int(step.max()) + 1, values.shape[1]), np.nan)
     table[pair, step] = values
     count = np.bincount(pair, minlength=n_pairs)
-    table.sort(axis=1)  # NaN goes behind everything: a pair without durations is all NaN there
+    table.sort(axis=1)  # NaN goes last; a pair without durations is NaN throughout
     rows = np.arange(n_pairs)
     return np.asarray((table[rows, (count - 1) // 2] + table[rows, count // 2]) / 2)
