@@ -106,9 +106,10 @@ def labels(argument: str, paths: Sequence[Fixations], name: str) -> NDArray[np.s
     """Return the label ``attrs[name]`` of each scanpath."""
     found = []
     for i, path in enumerate(paths):
-        if not isinstance(path, Scanpath) or name not in path.attrs:
+        label = str(path.attrs.get(name, "")) if isinstance(path, Scanpath) else ""
+        if not label:
             raise ValueError(
                 f"{argument}[{i}] must be a Scanpath whose attrs name its {name}, got {path!r:.60}"
             )
-        found.append(str(path.attrs[name]))
+        found.append(label)
     return np.asarray(found, dtype=np.str_)

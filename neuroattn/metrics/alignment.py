@@ -332,8 +332,8 @@ def _cheapest_path(
     backwards_dx, backwards_dy = vdx[::-1], vdy[::-1]
     for d in range(rows + columns - 1):
         low, high = max(0, d - columns + 1), min(d, rows - 1) + 1
-        j = slice(columns - 1 - d + low, columns - 1 - d + high)
-        dx, dy = udx[low:high] - backwards_dx[j], udy[low:high] - backwards_dy[j]
+        facing = slice(columns - 1 - d + low, columns - 1 - d + high)
+        dx, dy = udx[low:high] - backwards_dx[facing], udy[low:high] - backwards_dy[facing]
         cost = np.sqrt(dx * dx + dy * dy)
         if d:
             cost += np.minimum(
@@ -348,9 +348,9 @@ def _cheapest_path(
         if not going.any():
             break
         i, j, pair = i[going], j[going], pair[going]
-        d = i + j
         # The diagonal where it is as good as any; then the step back in a.
-        diagonal, back_a, back_b = sums[d - 1, i, pair], sums[d, i, pair], sums[d, i + 1, pair]
+        diagonal = sums[i + j - 1, i, pair]
+        back_a, back_b = sums[i + j, i, pair], sums[i + j, i + 1, pair]
         straight = (back_a < diagonal) | (back_b < diagonal)
         keep_i = straight & (back_b < back_a)
         i, j = i - ~keep_i, j - ~(straight & ~keep_i)
