@@ -63,6 +63,21 @@ def test_sequence_score_and_edit_distance():
         assert edit_distance(a, b) == vector["levenshtein"]
 
 
+def test_multimatch_on_a_grid():
+    """Grids make ties; the recorded implementation resolves them as ours does, multimatch-gaze does not always."""
+    vectors = [vector for vector in SEQUENCES if vector["grid_multimatch_14x6"] is not None]
+    a, b = (
+        [{"x": np.array(vector[side]) % 14, "y": np.array(vector[side]) // 14} for vector in vectors]
+        for side in "ab"
+    )
+    expected = [vector["grid_multimatch_14x6"] for vector in vectors]
+    ours = multimatch_pairs(a, b, image_size=(14, 6)).sel(
+        dimension=["shape", "direction", "length", "position"]
+    )
+    np.testing.assert_allclose(ours, expected, atol=1e-9)
+    assert np.isfinite(ours).all("dimension").sum() >= 20
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 @pytest.mark.parametrize("name", SETS)
 def test_scanmatch(name, setting):
