@@ -103,13 +103,13 @@ def as_list(argument: str, paths: Iterable[Fixations]) -> list[Fixations]:
 
 
 def labels(argument: str, paths: Sequence[Fixations], name: str) -> NDArray[np.str_]:
-    """Return the label ``attrs[name]`` of each scanpath."""
+    """Return the label ``attrs[name]`` of each scanpath; an image and an observer must have a name."""
     found = []
     for i, path in enumerate(paths):
-        label = str(path.attrs.get(name, "")) if isinstance(path, Scanpath) else ""
-        if not label:
+        label = path.attrs.get(name) if isinstance(path, Scanpath) else None
+        if label is None or (name in ("image", "observer") and str(label) == ""):
             raise ValueError(
                 f"{argument}[{i}] must be a Scanpath whose attrs name its {name}, got {path!r:.60}"
             )
-        found.append(label)
+        found.append(str(label))
     return np.asarray(found, dtype=np.str_)

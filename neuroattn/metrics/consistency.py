@@ -174,7 +174,8 @@ def map_consistency(
     images knows nothing of the image: the centre prior. Images are split in two halves, every second by name; the
     prior of one half is made from the other, and the metrics get the fixations on the remaining images of the same
     half. Were these in the prior, it would know the clusters that they form, and the shuffled `auc` of the prior
-    would be below .5. Between images of different sizes, positions are shares of width and height.
+    would be below .5; they are the same only where a half has no other image. Between images of different sizes,
+    positions are shares of width and height.
 
     Parameters
     ----------
@@ -223,8 +224,10 @@ def map_consistency(
         here = np.flatnonzero(image == name)
         size = items[here[0]].image_size
         own = half == half[here[0]]
+        rest = own & (image != name)
         for_prior, elsewhere = (
-            _rescaled(np.flatnonzero(rows), items, chosen, size) for rows in (~own, own & (image != name))
+            _rescaled(np.flatnonzero(rows), items, chosen, size)
+            for rows in (~own, rest if rest.any() else ~own)
         )
         prior = fixation_map(for_prior, sigma=sigma, edge=edge, image_size=size).values
         for i in here:
