@@ -15,12 +15,14 @@ from neuroattn.metrics.noise_ceiling import (
 )
 from neuroattn.metrics.paired import combine_datasets
 from neuroattn.metrics.partitioning import softmax_ensemble, variance_partitioning
+from neuroattn.metrics.rsa import dissimilarities, rdm_noise_ceiling, rdm_similarity
 from neuroattn.metrics.summaries import group_summary, paired_difference, roi_summary
 
 __all__ = [
     "bootstrap_correlation",
     "combine_datasets",
     "cross_subject_ceiling",
+    "dissimilarities",
     "group_summary",
     "noise_ceiling_from_ncsnr",
     "noise_ceiling_from_repeats",
@@ -29,6 +31,8 @@ __all__ = [
     "permutation_correlation",
     "r2_over_ceiling",
     "r2_over_ceiling_algonauts",
+    "rdm_noise_ceiling",
+    "rdm_similarity",
     "roi_summary",
     "shuffled_correlation",
     "softmax_ensemble",
