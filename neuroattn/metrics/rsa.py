@@ -126,7 +126,7 @@ def rdm_similarity(a: xr.DataArray, b: xr.DataArray, *, method: str = "spearman"
     >>> [round(rdm_similarity(a, a**2, method=name).item(), 3) for name in ("spearman", "cosine")]
     [1.0, 0.964]
     """
-    project = _projection(method, _n_conditions(a, b))
+    project = projection(method, _n_conditions(a, b))
     left, right = (
         xr.apply_ufunc(project, x.astype(np.float64), input_core_dims=[["pair"]], output_core_dims=[["pair"]])
         for x in (a.drop_vars(["condition_a", "condition_b"], errors="ignore"), b)
@@ -169,7 +169,7 @@ def rdm_noise_ceiling(rdms: xr.DataArray, *, method: str = "spearman") -> xr.Dat
         raise ValueError(
             f"rdms must have dims (subject, pair) and at least 2 subjects, got {dict(rdms.sizes)}"
         )
-    project = _projection(method, _n_conditions(rdms, rdms))
+    project = projection(method, _n_conditions(rdms, rdms))
     x = project(rdms.transpose("subject", "pair").values.astype(np.float64))
     total = x.sum(0)
 
@@ -200,8 +200,16 @@ def _n_conditions(a: xr.DataArray, b: xr.DataArray) -> int:
     return n
 
 
-def _projection(method: str, n: int) -> Callable[[Floats], Floats]:
-    """Return a function after which the similarity of two sets (..., pair) is their inner product."""
+def projection(method: str, n: int) -> Callable[[Floats], Floats]:
+    """Return a function after which the similarity of two sets (..., pair) of n conditions is their inner product.
+
+    Examples
+    --------
+    >>> project = projection("pearson", 3)
+    >>> a, b = np.array([1.0, 2, 4]), np.array([3.0, 3, 9])
+    >>> round(float(project(a) @ project(b) - np.corrcoef(a, b)[0, 1]), 12)
+    0.0
+    """
     check_option("method", method, SIMILARITIES)
     whitened = method.startswith("whitened")
 
