@@ -37,7 +37,7 @@ def behaviour_vector(paths: Sequence[Fixations], *, targets: ArrayLike | None = 
 
     References
     ----------
-    .. [1] Fang, Yu & Chan (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
+    .. [1] Fang et al. (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
 
     Examples
     --------
@@ -85,7 +85,7 @@ def behaviour_delta(model: xr.DataArray, people: xr.DataArray) -> xr.Dataset:
 
     References
     ----------
-    .. [1] Fang, Yu & Chan (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
+    .. [1] Fang et al. (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
 
     Examples
     --------

@@ -599,6 +599,14 @@ def test_pooled_values_weigh_by_their_number():
     assert crossed_bootstrap(bits * np.nan, pool=("fixation",))["mean"].isnull().all()
 
 
+def test_infinite_values_are_not_left_out():
+    """A model that deems a fixation impossible has infinite bits, and no resample without it hides them."""
+    bits = xr.DataArray([1.0, 1.0, np.inf], dims="trial", coords={"image": ("trial", [1, 2, 3])})
+    result = crossed_bootstrap(bits, units=["image"])
+    assert result["mean"] == np.inf
+    assert result.interval.values.tolist() == [1, np.inf]
+
+
 def test_units_must_be_named():
     with pytest.raises(ValueError, match="values must have a coordinate 'image' along one dimension"):
         crossed_bootstrap(xr.DataArray([1.0, 2.0], dims="trial"))
