@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from neuroattn.results import Scanpath
 
 Fixations: TypeAlias = Scanpath | Mapping[str, Any] | pd.DataFrame
+TRIAL_LABELS = ("observer", "image", "scene", "task", "condition", "target")
 _LONGEST_MEAN = 10.0  # seconds; a fixation lasts about a quarter of one
 
 
@@ -113,3 +114,13 @@ def labels(argument: str, paths: Sequence[Fixations], name: str) -> NDArray[np.s
             )
         found.append(str(label))
     return np.asarray(found, dtype=np.str_)
+
+
+def trial_coords(paths: Sequence[Fixations]) -> dict[str, tuple[str, NDArray[np.str_]]]:
+    """Return the labels that all scanpaths carry, as coordinates along ``trial``."""
+    attrs = [path.attrs if isinstance(path, Scanpath) else {} for path in paths]
+    return {
+        name: ("trial", np.asarray([str(attr[name]) for attr in attrs], dtype=np.str_))
+        for name in TRIAL_LABELS
+        if attrs and all(name in attr for attr in attrs)
+    }

@@ -42,6 +42,11 @@ def inter_observer(
         Mean over the scanpaths of the other observers, never of the same one; NaN scores are left out, and NaN is
         the score of a trial without others. Coordinates ``image``, ``observer``, ``n_pairs``.
 
+    Notes
+    -----
+    Scanpaths are compared as they are. Where all began at one place, leave that fixation out beforehand, lest they
+    agree on what nobody chose.
+
     Examples
     --------
     >>> from neuroattn.metrics import sequence_score
