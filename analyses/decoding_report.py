@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from neuroattn import __version__
+from neuroattn._references import REFERENCES, Reference
 from neuroattn.analyses import decoding_figures as drawing
 from neuroattn.analyses.decoding import N_RESAMPLES, NETWORK
 from neuroattn.analyses.figures import to_svg
@@ -24,7 +25,6 @@ from neuroattn.analyses.report import (
     Figures,
     Pairs,
     Paragraph,
-    Reference,
     References,
     Section,
     Table,
@@ -41,37 +41,12 @@ PROTOCOL_TEXTS = {
     "leave-one-subject-out": "each subject was tested with all others for training",
     "subject-folds": "five groups of subjects were tested in turn",
 }
-_WIMPFF = Reference(
-    "Wimpff M, Gizzi L, Zerfowski J, Yang B (2024). EEG motor imagery decoding: a framework for comparative "
-    "analysis with channel attention mechanisms. Journal of Neural Engineering 21:036020.",
-    "10.1088/1741-2552/ad48b9",
-)
-_BARACHANT = Reference(
-    "Barachant A, Bonnet S, Congedo M, Jutten C (2013). Classification of covariance matrices using a "
-    "Riemannian-based kernel for BCI applications. Neurocomputing 112:172–178.",
-    "10.1016/j.neucom.2012.12.039",
-)
-_BLANKERTZ = Reference(
-    "Blankertz B, Tomioka R, Lemm S, Kawanabe M, Müller K-R (2008). Optimizing spatial filters for robust EEG "
-    "single-trial analysis. IEEE Signal Processing Magazine 25:41–56.",
-    "10.1109/MSP.2008.4408441",
-)
-_COMBRISSON = Reference(
-    "Combrisson E, Jerbi K (2015). Exceeding chance level by chance: the caveat of theoretical chance levels in "
-    "brain signal classification and statistical assessment of decoding accuracy. Journal of Neuroscience "
-    "Methods 250:126–136.",
-    "10.1016/j.jneumeth.2015.01.010",
-)
-_HAUFE = Reference(
-    "Haufe S, Meinecke F, Görgen K, Dähne S, Haynes J-D, Blankertz B, Bießmann F (2014). On the interpretation of "
-    "weight vectors of linear models in multivariate neuroimaging. NeuroImage 87:96–110.",
-    "10.1016/j.neuroimage.2013.10.067",
-)
-_MNE = Reference(
-    "Gramfort A, Luessi M, Larson E, et al. (2013). MEG and EEG data analysis with MNE-Python. Frontiers in "
-    "Neuroscience 7:267.",
-    "10.3389/fnins.2013.00267",
-)
+_WIMPFF = REFERENCES["wimpff2024"]
+_BARACHANT = REFERENCES["barachant2013"]
+_BLANKERTZ = REFERENCES["blankertz2008"]
+_COMBRISSON = REFERENCES["combrisson2015"]
+_HAUFE = REFERENCES["haufe2014"]
+_MNE = REFERENCES["gramfort2013"]
 
 
 def write_decoding_report(
