@@ -18,7 +18,7 @@ LAYOUTS = {
     "coco-search18": (COCO, {}, {"duration", "target", "objects"}, True),
     "osie": (OSIE, {}, {"duration"}, True),
     "visions": (OSIE, {}, {"duration", "target", "found"}, True),
-    "pysaliency": (OSIE, {"image_size": OSIE}, {"duration", "target", "found"}, True),
+    "pysaliency": (OSIE, {}, {"duration", "target", "found"}, True),
     "events": (OSIE, {}, {"duration", "target", "found", "objects"}, False),
     "multimatch": (OSIE, {"image_size": OSIE}, {"duration"}, False),
     "book-covers": (OSIE, {}, {"target"}, True),
