@@ -21,6 +21,8 @@ from neuroattn.datasets.recording import (
     content_ids,
 )
 from neuroattn.datasets.regions import add_regions, select_regions
+from neuroattn.datasets.scanpaths import ScanpathDataset
+from neuroattn.datasets.scenes import ObjectScene, px_per_degree
 from neuroattn.datasets.simulated import make_nsd_like, simulate_sessions
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
@@ -31,9 +33,11 @@ __all__ = [
     "ImageFiles",
     "Images",
     "ImagesHdf5",
+    "ObjectScene",
     "Recording",
     "Responses",
     "Rows",
+    "ScanpathDataset",
     "Trials",
     "add_regions",
     "content_ids",
@@ -48,6 +52,7 @@ __all__ = [
     "load_eeg",
     "load_nsd",
     "make_nsd_like",
+    "px_per_degree",
     "read_images",
     "select_regions",
     "simulate_sessions",
