@@ -1,3 +1,5 @@
 """Gaze scanpaths over objects: models, their references, and how well they predict people."""
 
-__all__: list[str] = []
+from neuroattn.scanpath.base import PathState, PixelModel, ScanpathModel, sampled_scanpaths
+
+__all__ = ["PathState", "PixelModel", "ScanpathModel", "sampled_scanpaths"]
