@@ -148,7 +148,7 @@ class ReferenceOAT(nn.Module):
             raise ValueError(
                 f"scanpaths must hold objects in 0..{self.n_objects - 1}, got {objects.tolist()}"
             )
-        return self._logits(objects[:, None].to(crops.device), memory, start=True).squeeze(1).transpose(0, 1)
+        return self.continue_paths(objects[:, None].to(crops.device), memory)[:, 0].transpose(0, 1)
 
     @torch.no_grad()
     def generate(
@@ -185,12 +185,13 @@ class ReferenceOAT(nn.Module):
         if mode == "sample":
             check_seed(seed)  # type: ignore[arg-type]  # refuses None
             generator.manual_seed(int(seed))  # type: ignore[arg-type]
-        logits_of = CachedReference(self, memory, n, self.max_len)
+        cache = self.core.cache(n_scenes * n, self.max_len, memory.keys)
         paths = np.full((n_scenes * n, self.max_len), self.n_objects, np.int64)
-        objects: Tensor | None = None
+        objects = target_index.new_empty(n_scenes, n, 0)
         for step in range(self.max_len):
             # The end may be chosen from the second step on, padding never.
-            scores = logits_of(objects)[:, : self.n_objects + (step > 0)]
+            logits = self.continue_paths(objects, memory, cache)[:, :, -1].flatten(0, 1)
+            scores = logits[:, : self.n_objects + (step > 0)]
             if mode == "greedy":
                 chosen = scores.argmax(1)
             else:
@@ -199,7 +200,7 @@ class ReferenceOAT(nn.Module):
             paths[:, step] = np.where(ended, self.n_objects, chosen.cpu())
             if (paths[:, step] == self.n_objects).all():
                 break
-            objects = torch.from_numpy(np.minimum(paths[:, step], self.n_objects - 1)).to(crops.device)
+            objects = chosen.clamp_max(self.n_objects - 1).view(n_scenes, n, 1)
         lengths = (paths < self.n_objects).sum(1)
         return [path[:length] for path, length in zip(paths, lengths, strict=True)]
 
@@ -215,21 +216,27 @@ class ReferenceOAT(nn.Module):
         column = torch.full_like(row, self.columns // 2)
         return self._token(self.appearance(white), row, column, torch.zeros_like(row))
 
-    def _logits(
-        self,
-        objects: Tensor,
-        memory: SceneMemory,
-        *,
-        start: bool,
-        cache: PathCache | None = None,
-    ) -> Tensor:
-        """Return scores (scene, path, step, object + 2) after objects (scene, path, step), or from the start."""
+    def continue_paths(self, objects: Tensor, memory: SceneMemory, cache: PathCache | None = None) -> Tensor:
+        """Return scores after the objects that follow in paths; at their start also before the first.
+
+        Parameters
+        ----------
+        objects : int Tensor, shape (scene, path, step)
+        memory : SceneMemory
+        cache : PathCache, optional
+            Of the earlier steps; these are added to it.
+
+        Returns
+        -------
+        Tensor, shape (scene, path, step, object + 2)
+            One step more at the start of paths.
+        """
         n_scenes, n_paths, n_steps = objects.shape
         index = objects.reshape(n_scenes, -1, 1).expand(-1, -1, self.core.dim)
         steps = memory.tokens.gather(1, index).view(n_scenes, n_paths, n_steps, self.core.dim)
-        if start:
-            steps = torch.cat([self._start().expand(n_scenes, n_paths, 1, -1), steps], 2)
         n_past = 0 if cache is None else cache.n_steps
+        if n_past == 0:
+            steps = torch.cat([self._start().expand(n_scenes, n_paths, 1, -1), steps], 2)
         order = sine_position(n_past + steps.shape[2], self.core.dim, device=steps.device)[n_past:]
         decoded = self.core.decode(steps + order, memory, cache)
         if self.generator is not None:
@@ -240,34 +247,6 @@ class ReferenceOAT(nn.Module):
         logits = torch.cat([scores, torch.zeros_like(scores[..., :1])], -1)
         readout = None if self.core.pointer is None else self.core.pointer.readout
         return logits if readout is None else logits + readout.bias
-
-
-class CachedReference:
-    """Scores of the published network for paths that grow together.
-
-    Parameters
-    ----------
-    network : ReferenceOAT
-    memory : SceneMemory
-    n_paths : int
-        Of each scene.
-    n_steps : int
-        Most fixations of a path.
-    """
-
-    def __init__(self, network: ReferenceOAT, memory: SceneMemory, n_paths: int, n_steps: int) -> None:
-        self.network, self.memory = network, memory
-        self.shape = len(memory.keys), n_paths
-        self.cache = network.core.cache(len(memory.keys) * n_paths, n_steps, memory.keys)
-
-    def __call__(self, objects: Tensor | None) -> Tensor:
-        """Return scores (scene * path, object + 2) after the objects fixated last (None: at the start)."""
-        start = objects is None
-        given = torch.empty(*self.shape, 0, dtype=torch.int64, device=self.memory.keys.device)
-        if objects is not None:
-            given = objects.view(*self.shape, 1)
-        logits = self.network._logits(given, self.memory, start=start, cache=self.cache)
-        return logits.flatten(0, 1)[:, -1]
 
 
 def load_reference(

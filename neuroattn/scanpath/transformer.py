@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuroattn._checks import check_option, check_range
 from neuroattn.attention import CrossAttention, gaussian_position, sine_position
 from neuroattn.kernels import attention
 
-TARGETS = ("label", "exemplar", "oracle", "none")
+OBJECT, MATCH, CUE = range(
+    3
+)  # kinds of tokens: an object, one known to be searched for, what was shown or named
 
 
 class CachedAttention(CrossAttention):
@@ -29,7 +30,7 @@ class CachedAttention(CrossAttention):
     """
 
     def _heads(self, x: Tensor) -> Tensor:
-        return x.unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        return x.view(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
     def keys_values(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
         """Project tokens (batch, token, dim) to keys and values (batch, head, token, feature)."""
@@ -113,7 +114,8 @@ class DecoderLayer(nn.Module):
         joint = rows.reshape(n_scenes, n_paths * n_steps, -1)
         joint = self.norm2(joint + self.dropout(self.multihead_attn.read(joint, *scene, mask=mask)))
         joint = self.norm3(joint + self.dropout(self.linear2(self.dropout(self.linear1(joint).relu()))))
-        return joint.view(x.shape)
+        out: Tensor = joint.view(x.shape)
+        return out
 
 
 class Pointer(nn.Module):
@@ -149,7 +151,8 @@ class Pointer(nn.Module):
         query = self.query(decoded) / math.sqrt(self.width)
         if self.readout is not None:
             query = query * self.readout.weight[0].repeat_interleave(self.width)
-        return query @ keys.transpose(1, 2)
+        scores: Tensor = query @ keys.transpose(1, 2)
+        return scores
 
 
 class SceneMemory(NamedTuple):
@@ -361,3 +364,214 @@ def _pool_cells(x: Tensor, n: int) -> Tensor:
     missing = kernel[0] * n - height, kernel[1] * n - width
     edges = (missing[1] // 2, missing[1] - missing[1] // 2, missing[0] // 2, missing[0] - missing[0] // 2)
     return F.max_pool2d(F.pad(x, edges), kernel)
+
+
+@dataclass(frozen=True)
+class SceneBatch:
+    """What the network is given of scenes: tokens for the objects, padded, and behind them one for the cue.
+
+    Parameters
+    ----------
+    place : Tensor, shape (scene, token, 4)
+        Centre x and y, width and height, as shares of the longer side of the image; NaN where there is no place.
+    looks : Tensor, shape (scene, token, feature), or pictures (scene, token, 3, y, x) in 0..255
+    seen : Tensor of bool, shape (scene, token)
+        Where there are looks.
+    category : int Tensor, shape (scene, token)
+        0 where it is not known.
+    kind : int Tensor, shape (scene, token)
+        OBJECT, MATCH or CUE.
+    mask : Tensor of bool, shape (scene, token)
+        Where there is a token.
+    """
+
+    place: Tensor
+    looks: Tensor
+    seen: Tensor
+    category: Tensor
+    kind: Tensor
+    mask: Tensor
+
+    def to(self, device: str | torch.device) -> SceneBatch:
+        """Return the batch on a device."""
+        return SceneBatch(*(getattr(self, field.name).to(device) for field in fields(self)))
+
+
+class ObjectAttentionNetwork(nn.Module):
+    """Network of :class:`ObjectAttentionTransformer`.
+
+    Parameters
+    ----------
+    dim : int
+        Channels of a token, a multiple of 4: the first half holds looks, the second the position.
+    heads, layers, feedforward : int
+        Layers of the encoder and as many of the decoder.
+    dropout : float
+    sigma : float
+        Width of the position code as a share of the longer side of the image.
+    n_features : int or None
+        Features of an object; None for pictures, which a :class:`CropNetwork` reads; 0 for no looks.
+    n_categories, n_observers : int
+        Numbers of known ones, 0 for none.
+    durations : bool
+        Whether to predict how long each fixation lasts.
+
+    Examples
+    --------
+    >>> network = ObjectAttentionNetwork(
+    ...     dim=16, heads=2, layers=1, feedforward=16, dropout=0.0, sigma=0.2, n_features=0, n_categories=0,
+    ...     n_observers=0, durations=False)
+    >>> zeros = torch.zeros(1, 4, dtype=torch.int64)
+    >>> mask = torch.tensor([[True, True, True, False]])  # three objects and no cue
+    >>> scene = SceneBatch(torch.rand(1, 4, 4), torch.zeros(1, 4, 0), ~mask, zeros, zeros, mask)
+    >>> memory = network.memory(scene)
+    >>> decoded = network.continue_paths(torch.tensor([[[2, 0], [1, 1]]]), memory)  # two paths of two fixations
+    >>> scores, end = network.read(decoded, memory)
+    >>> scores.shape, end.shape
+    (torch.Size([1, 2, 3, 3]), torch.Size([1, 2, 3]))
+    """
+
+    feature_mean: Tensor
+    feature_scale: Tensor
+    anchors: Tensor
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        heads: int,
+        layers: int,
+        feedforward: int,
+        dropout: float,
+        sigma: float,
+        n_features: int | None,
+        n_categories: int,
+        n_observers: int,
+        durations: bool,
+    ) -> None:
+        super().__init__()
+        if dim < 8 or dim % 4:
+            raise ValueError(f"dim must be a multiple of 4 and at least 8, got {dim}")
+        self.sigma, self.n_observers = sigma, n_observers
+        # As many anchors as a code this wide needs to be smooth between them, or as fit.
+        n_anchors = min(dim // 4, math.ceil(1.5 / sigma) + 1)
+        self.register_buffer("anchors", torch.linspace(0, 1, n_anchors), persistent=False)
+        self.pictures = CropNetwork(dim // 2) if n_features is None else None
+        self.features = nn.Linear(n_features, dim // 2) if n_features else None
+        self.register_buffer("feature_mean", torch.zeros(n_features or 0))
+        self.register_buffer("feature_scale", torch.ones(n_features or 0))
+        self.category = nn.Embedding(n_categories + 1, dim // 2, padding_idx=0) if n_categories else None
+        self.extent = nn.Linear(2, dim // 2)
+        self.kind = nn.Embedding(3, dim)
+        self.observer = nn.Embedding(n_observers, dim) if n_observers else None
+        self.core = TransformerCore(
+            dim,
+            heads=heads,
+            feedforward=feedforward,
+            encoder_layers=layers,
+            decoder_layers=layers,
+            pointer=Pointer(dim, dim),
+            dropout=dropout,
+        )
+        self.start = nn.Parameter(torch.zeros(dim))
+        self.end = nn.Linear(dim, 1)
+        self.duration = nn.Linear(2 * dim, 2) if durations else None
+        self.dropout = nn.Dropout(dropout)
+
+    def memory(self, scenes: SceneBatch) -> SceneMemory:
+        """Embed and encode scenes."""
+        half = self.core.dim // 2
+        known = ~scenes.place.isnan().any(-1, keepdim=True)
+        place = torch.where(known, scenes.place, 0.0)
+        looks = self.extent(place[..., 2:]) * known
+        if self.category is not None:
+            looks = looks + self.category(scenes.category)
+        if self.pictures is not None and scenes.seen.any():
+            read = self.pictures(scenes.looks[scenes.seen].float() / 255)
+            looks = looks.index_put((scenes.seen,), read.to(looks.dtype), accumulate=True)
+        if self.features is not None:
+            read = self.features((scenes.looks - self.feature_mean) / self.feature_scale)
+            looks = looks + read * scenes.seen[..., None]
+        codes = [
+            gaussian_position(
+                place[..., axis], half // 2, sigma=self.sigma, anchors=self.anchors, norm=math.sqrt(half / 2)
+            )
+            for axis in (0, 1)
+        ]
+        tokens = torch.cat([looks, torch.cat(codes, -1) * known], -1) + self.kind(scenes.kind)
+        return self.core.memory(tokens, scenes.mask)
+
+    def continue_paths(
+        self,
+        objects: Tensor,
+        memory: SceneMemory,
+        observer: Tensor | None = None,
+        cache: PathCache | None = None,
+    ) -> Tensor:
+        """Decode paths by the objects that follow; at their start also the step before the first.
+
+        Parameters
+        ----------
+        objects : int Tensor, shape (scene, path, step)
+        memory : SceneMemory
+        observer : int Tensor, shape (scene, path), optional
+            -1 for one that is not known: the mean of the known ones.
+        cache : PathCache, optional
+
+        Returns
+        -------
+        Tensor, shape (scene, path, step, dim)
+            One step more at the start of paths.
+        """
+        n_scenes, n_paths, _ = objects.shape
+        steps = self.tokens_of(objects, memory)
+        n_past = 0 if cache is None else cache.n_steps
+        if n_past == 0:
+            steps = torch.cat([self.start.expand(n_scenes, n_paths, 1, -1), steps], 2)
+        steps = steps + sine_position(n_past + steps.shape[2], self.core.dim, device=steps.device)[n_past:]
+        if self.observer is not None:
+            weight = self.observer.weight
+            person = weight.mean(0).expand(n_scenes, n_paths, -1)
+            if observer is not None:
+                person = torch.where(observer[..., None] >= 0, weight[observer.clamp_min(0)], person)
+            steps = steps + person[:, :, None]
+        return self.core.decode(self.dropout(steps), memory, cache)
+
+    def read(self, decoded: Tensor, memory: SceneMemory) -> tuple[Tensor, Tensor]:
+        """Return scores of the next object and of the end.
+
+        Returns
+        -------
+        scores : Tensor, shape (scene, path, step, object)
+            Unnormalised, minus infinity for padding.
+        end : Tensor, shape (scene, path, step)
+            Log odds that the path ends.
+        """
+        scores = self.core.point(decoded, memory)[..., :-1]
+        if memory.mask is not None:
+            scores = scores.masked_fill(~memory.mask[:, None, None, :-1], -math.inf)
+        return scores, self.end(decoded)[..., 0]
+
+    def read_durations(self, decoded: Tensor, objects: Tensor, memory: SceneMemory) -> tuple[Tensor, Tensor]:
+        """Return mean and logarithm of the standard deviation of ln(duration / s) of each fixation.
+
+        Parameters
+        ----------
+        decoded : Tensor, shape (scene, path, step, dim)
+            Before each fixation.
+        objects : int Tensor, shape (scene, path, step)
+            Fixated then.
+
+        Returns
+        -------
+        mean, log_scale : Tensor, shape (scene, path, step)
+        """
+        if self.duration is None:
+            raise TypeError("durations must be True to read them, got False")
+        mean, log_scale = self.duration(torch.cat([decoded, self.tokens_of(objects, memory)], -1)).unbind(-1)
+        return mean - 1.5, log_scale.clamp(-4, 2)  # about 0.22 s to begin with
+
+    def tokens_of(self, objects: Tensor, memory: SceneMemory) -> Tensor:
+        """Return the embedded objects (scene, path, step, dim) of paths (scene, path, step)."""
+        index = objects.flatten(1)[..., None].expand(-1, -1, self.core.dim)
+        return memory.tokens.gather(1, index).view(*objects.shape, self.core.dim)
