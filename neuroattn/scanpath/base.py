@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -15,10 +15,8 @@ from sklearn.base import BaseEstimator
 
 from neuroattn import __version__
 from neuroattn._checks import check_range, check_seed, check_shape
+from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath
-
-if TYPE_CHECKING:
-    from neuroattn.datasets import ObjectScene, ScanpathDataset
 
 Floats = NDArray[np.float64]
 Objects = NDArray[np.int64]
@@ -168,7 +166,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
         path = np.asarray(objects)
         check_shape("objects", path, "fixation")
         if path.size and not (
-            np.issubdtype(path.dtype, np.integer) and 0 <= path.min() and path.max() < scene.n_objects
+            np.issubdtype(path.dtype, np.integer) and path.min() >= 0 and path.max() < scene.n_objects
         ):
             raise ValueError(
                 f"objects must be indices of the scene's {scene.n_objects} objects, got {path.tolist()}"
@@ -419,7 +417,7 @@ class PixelModel(ScanpathModel):
         """
         data = dataset.data
         x, y, out = data["x"].values, data["y"].values, np.full(data["x"].shape, np.nan)
-        first = int(data.attrs["first_fixation"] == "initial")
+        first = int(dataset.first_fixation == "initial")
         for i, length in enumerate(data["length"].values.tolist()):
             scene = dataset.scene_of(i)
             width, height = scene.size
@@ -470,7 +468,7 @@ def object_paths(dataset: ScanpathDataset) -> tuple[Objects, Objects, Objects]:
         raise ValueError("dataset must have objects: call dataset.assign_objects() first")
     objects = data["object"].values.astype(np.int64)
     at = np.arange(objects.shape[1])
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     chosen = (objects >= 0) & (at >= first) & (at < data["length"].values[:, None])
     lengths = chosen.sum(1)
     order = np.argsort(~chosen, axis=1, kind="stable")[:, : int(lengths.max(initial=0))]
@@ -544,4 +542,4 @@ def _owners(scene: ObjectScene, shape: tuple[int, int]) -> Objects:
     x = (np.arange(columns) + 0.5) * scene.size[0] / columns
     y = (np.arange(rows) + 0.5) * scene.size[1] / rows
     grid_x, grid_y = np.meshgrid(x, y)
-    return scene.assign(grid_x.ravel(), grid_y.ravel(), max_distance=0.0).reshape(shape)
+    return scene.assign(grid_x.ravel(), grid_y.ravel()).reshape(shape)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -12,7 +11,8 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from neuroattn._checks import check_range
+from neuroattn._checks import check_option, check_range
+from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.scanpath.base import (
     Floats,
     Objects,
@@ -21,9 +21,6 @@ from neuroattn.scanpath.base import (
     ScanpathModel,
     object_paths,
 )
-
-if TYPE_CHECKING:
-    from neuroattn.datasets import ObjectScene, ScanpathDataset
 
 # What the conditional logit weighs, for each object and the step to it.
 FEATURES = (
@@ -460,8 +457,6 @@ def gold_standard(
     >>> best.log_prob.dims
     ('trial', 'fixation')
     """
-    from neuroattn._checks import check_option
-
     check_option("over", over, ("objects", "pixels"))
     grid = [
         (float(b), float(p), float(f))
@@ -533,7 +528,7 @@ def _objects_steps(dataset: ScanpathDataset) -> _StepTable:
 
 def _pixel_steps(dataset: ScanpathDataset) -> _StepTable:
     data = dataset.data
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     rows: list[tuple[int, int]] = []
     start, end = [], []
     for i, length in enumerate(data["length"].values.tolist()):
@@ -605,7 +600,7 @@ def _kernel(
 def _chosen(dataset: ScanpathDataset) -> Iterator[tuple[ObjectScene, Floats, Floats]]:
     """Yield the scene and the places of the chosen fixations of each trial."""
     data = dataset.data
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     x, y = data["x"].values, data["y"].values
     for i, length in enumerate(data["length"].values.tolist()):
         yield dataset.scene_of(i), x[i, first:length], y[i, first:length]
