@@ -23,6 +23,7 @@ from neuroattn.datasets.recording import (
 from neuroattn.datasets.regions import add_regions, select_regions
 from neuroattn.datasets.scanpaths import ScanpathDataset
 from neuroattn.datasets.scenes import ObjectScene, px_per_degree
+from neuroattn.datasets.search_arrays import make_search_arrays
 from neuroattn.datasets.simulated import make_nsd_like, simulate_sessions
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
@@ -52,6 +53,7 @@ __all__ = [
     "load_eeg",
     "load_nsd",
     "make_nsd_like",
+    "make_search_arrays",
     "px_per_degree",
     "read_images",
     "select_regions",
