@@ -1,6 +1,6 @@
 """Gaze scanpaths over objects: models, their references, and how well they predict people."""
 
-from neuroattn.scanpath.base import PathState, PixelModel, ScanpathModel, sampled_scanpaths
+from neuroattn.scanpath.base import PixelModel, ScanpathModel, sampled_scanpaths
 from neuroattn.scanpath.references import (
     CentreBias,
     ConditionalLogit,
@@ -17,7 +17,6 @@ __all__ = [
     "ConditionalLogit",
     "MemoryFullRandom",
     "NearestUnvisited",
-    "PathState",
     "PixelModel",
     "PositionMarkov",
     "SaliencySampling",

@@ -76,6 +76,20 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
 
     A model implements `_object_log_prob` and, where it learns more than when paths end, `_fit`. A model with an end
     of its own overrides `fit` and `_step`.
+
+    Examples
+    --------
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import ConditionalLogit
+    >>> data = make_search_arrays(n_scenes=10, n_observers=4, seed=0)
+    >>> train, test = data.split(by="image", seed=0)
+    >>> model = ConditionalLogit().fit(train)
+    >>> model.score(test) > 0.5  # bits per fixation gained over uniform choice
+    True
+    >>> model.conditional(test.scene_of(0), [2, 0]).log_prob.shape
+    (3, 6)
+    >>> model.sample(test.scene_of(0), n=5, seed=0).x.dims
+    ('sample', 'fixation')
     """
 
     # Fitting
@@ -240,8 +254,9 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
         DataArray, dims (trial, fixation)
             As `log_prob`, in bits. Uniform choice among n objects costs log2 n.
         """
-        bits = self.log_prob(dataset) / -np.log(2)
-        return bits.rename("bits_per_fixation").assign_attrs({**self._attrs(), "units": "bit"})
+        log_prob = self.log_prob(dataset)
+        bits: xr.DataArray = (log_prob / -np.log(2)).rename("bits_per_fixation")
+        return bits.assign_attrs({**self._attrs(), "units": "bit"})
 
     def score(self, dataset: ScanpathDataset, y: None = None) -> float:
         """Return the bits per fixation gained over uniform choice among the scene's objects; higher is better.
@@ -287,10 +302,10 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
 
         Returns
         -------
-        Dataset, dims (sample, fixation) and object
+        Dataset, dims (sample, fixation) and scene_object
             ``object`` (-1 after the end); ``x`` and ``y``, the object's centre in px; ``log_prob``, natural
             logarithm of P(object | goes on) under the model itself, whatever the temperature; ``entropy`` of that
-            distribution in bits; ``length`` (sample); ``occupancy`` (object), share of all fixations.
+            distribution in bits; ``length`` (sample); ``occupancy`` (scene_object), share of all fixations.
         """
         rng = check_seed(seed)
         limit = self.max_fixations_ if max_fixations is None else max_fixations
@@ -339,7 +354,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
                 "log_prob": (grid, log_prob, {"units": "nat"}),
                 "entropy": (grid, entropy, {"units": "bit"}),
                 "length": ("sample", fixated.sum(1)),
-                "occupancy": ("object", counts / max(counts.sum(), 1)),
+                "occupancy": ("scene_object", counts / max(counts.sum(), 1)),
             },
             attrs=attrs,
         )
@@ -491,6 +506,15 @@ def sampled_scanpaths(samples: xr.Dataset, scene: ObjectScene) -> list[Scanpath]
     -------
     list of Scanpath
         One for each sample; all fixations are chosen ones.
+
+    Examples
+    --------
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import UniformChoice
+    >>> data = make_search_arrays(n_scenes=4, n_observers=2, seed=0)
+    >>> samples = UniformChoice().fit(data).sample(data.scene_of(0), n=3, seed=0)
+    >>> len(sampled_scanpaths(samples, data.scene_of(0)))
+    3
     """
     lengths = samples["length"].values.tolist()
     return [
