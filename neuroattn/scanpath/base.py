@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
@@ -15,10 +15,8 @@ from sklearn.base import BaseEstimator
 
 from neuroattn import __version__
 from neuroattn._checks import check_range, check_seed, check_shape
+from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath
-
-if TYPE_CHECKING:
-    from neuroattn.datasets import ObjectScene, ScanpathDataset
 
 Floats = NDArray[np.float64]
 Objects = NDArray[np.int64]
@@ -78,6 +76,20 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
 
     A model implements `_object_log_prob` and, where it learns more than when paths end, `_fit`. A model with an end
     of its own overrides `fit` and `_step`.
+
+    Examples
+    --------
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import ConditionalLogit
+    >>> data = make_search_arrays(n_scenes=10, n_observers=4, seed=0)
+    >>> train, test = data.split(by="image", seed=0)
+    >>> model = ConditionalLogit().fit(train)
+    >>> model.score(test) > 0.5  # bits per fixation gained over uniform choice
+    True
+    >>> model.conditional(test.scene_of(0), [2, 0]).log_prob.shape
+    (3, 6)
+    >>> model.sample(test.scene_of(0), n=5, seed=0).x.dims
+    ('sample', 'fixation')
     """
 
     # Fitting
@@ -168,7 +180,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
         path = np.asarray(objects)
         check_shape("objects", path, "fixation")
         if path.size and not (
-            np.issubdtype(path.dtype, np.integer) and 0 <= path.min() and path.max() < scene.n_objects
+            np.issubdtype(path.dtype, np.integer) and path.min() >= 0 and path.max() < scene.n_objects
         ):
             raise ValueError(
                 f"objects must be indices of the scene's {scene.n_objects} objects, got {path.tolist()}"
@@ -242,8 +254,9 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
         DataArray, dims (trial, fixation)
             As `log_prob`, in bits. Uniform choice among n objects costs log2 n.
         """
-        bits = self.log_prob(dataset) / -np.log(2)
-        return bits.rename("bits_per_fixation").assign_attrs({**self._attrs(), "units": "bit"})
+        log_prob = self.log_prob(dataset)
+        bits: xr.DataArray = (log_prob / -np.log(2)).rename("bits_per_fixation")
+        return bits.assign_attrs({**self._attrs(), "units": "bit"})
 
     def score(self, dataset: ScanpathDataset, y: None = None) -> float:
         """Return the bits per fixation gained over uniform choice among the scene's objects; higher is better.
@@ -289,10 +302,10 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
 
         Returns
         -------
-        Dataset, dims (sample, fixation) and object
+        Dataset, dims (sample, fixation) and scene_object
             ``object`` (-1 after the end); ``x`` and ``y``, the object's centre in px; ``log_prob``, natural
             logarithm of P(object | goes on) under the model itself, whatever the temperature; ``entropy`` of that
-            distribution in bits; ``length`` (sample); ``occupancy`` (object), share of all fixations.
+            distribution in bits; ``length`` (sample); ``occupancy`` (scene_object), share of all fixations.
         """
         rng = check_seed(seed)
         limit = self.max_fixations_ if max_fixations is None else max_fixations
@@ -341,7 +354,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
                 "log_prob": (grid, log_prob, {"units": "nat"}),
                 "entropy": (grid, entropy, {"units": "bit"}),
                 "length": ("sample", fixated.sum(1)),
-                "occupancy": ("object", counts / max(counts.sum(), 1)),
+                "occupancy": ("scene_object", counts / max(counts.sum(), 1)),
             },
             attrs=attrs,
         )
@@ -419,7 +432,7 @@ class PixelModel(ScanpathModel):
         """
         data = dataset.data
         x, y, out = data["x"].values, data["y"].values, np.full(data["x"].shape, np.nan)
-        first = int(data.attrs["first_fixation"] == "initial")
+        first = int(dataset.first_fixation == "initial")
         for i, length in enumerate(data["length"].values.tolist()):
             scene = dataset.scene_of(i)
             width, height = scene.size
@@ -470,7 +483,7 @@ def object_paths(dataset: ScanpathDataset) -> tuple[Objects, Objects, Objects]:
         raise ValueError("dataset must have objects: call dataset.assign_objects() first")
     objects = data["object"].values.astype(np.int64)
     at = np.arange(objects.shape[1])
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     chosen = (objects >= 0) & (at >= first) & (at < data["length"].values[:, None])
     lengths = chosen.sum(1)
     order = np.argsort(~chosen, axis=1, kind="stable")[:, : int(lengths.max(initial=0))]
@@ -493,6 +506,15 @@ def sampled_scanpaths(samples: xr.Dataset, scene: ObjectScene) -> list[Scanpath]
     -------
     list of Scanpath
         One for each sample; all fixations are chosen ones.
+
+    Examples
+    --------
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import UniformChoice
+    >>> data = make_search_arrays(n_scenes=4, n_observers=2, seed=0)
+    >>> samples = UniformChoice().fit(data).sample(data.scene_of(0), n=3, seed=0)
+    >>> len(sampled_scanpaths(samples, data.scene_of(0)))
+    3
     """
     lengths = samples["length"].values.tolist()
     return [
@@ -544,4 +566,4 @@ def _owners(scene: ObjectScene, shape: tuple[int, int]) -> Objects:
     x = (np.arange(columns) + 0.5) * scene.size[0] / columns
     y = (np.arange(rows) + 0.5) * scene.size[1] / rows
     grid_x, grid_y = np.meshgrid(x, y)
-    return scene.assign(grid_x.ravel(), grid_y.ravel(), max_distance=0.0).reshape(shape)
+    return scene.assign(grid_x.ravel(), grid_y.ravel()).reshape(shape)
