@@ -711,8 +711,9 @@ class _LossOf(nn.Module):
         if self.durations:
             mean, log_scale = network.read_durations(decoded[:, :, :-1], objects, memory)
             known = ~batch.log_duration.isnan()
-            z = (batch.log_duration - mean[:, 0]) / log_scale[:, 0].exp()
-            loss = loss + (z**2 / 2 + log_scale[:, 0] + math.log(2 * math.pi) / 2)[known].sum()
+            mean, log_scale = mean[:, 0][known], log_scale[:, 0][known]
+            z = (batch.log_duration[known] - mean) / log_scale.exp()
+            loss = loss + (z**2 / 2 + log_scale + math.log(2 * math.pi) / 2).sum()
         return loss / len(batch)
 
 
