@@ -413,7 +413,7 @@ class ObjectAttentionTransformer(ScanpathModel):
         # Everything in the first call, then the last object.
         done: int = max(state.cache.cache.n_steps - 1, 0)
         decoding: Decoding = state.cache
-        return decoding.advance(torch.from_numpy(state.past[:, done:]).to(self.device))
+        return decoding.advance(torch.tensor(state.past[:, done:], device=self.device))
 
     @torch.no_grad()
     def _teacher_forced(
@@ -431,7 +431,7 @@ class ObjectAttentionTransformer(ScanpathModel):
     ) -> tuple[Tensor, Tensor, SceneMemory]:
         """Decode whole paths (path, step); return that, the paths as a tensor and what they read, with a scene axis."""
         memory = self._memory(scene)
-        objects = torch.from_numpy(paths)[None].to(self.device)
+        objects = torch.tensor(paths, device=self.device)[None]  # a copy: a path's own array is read-only
         observer = self._observer_index(observers)[None].to(self.device)
         return self.network_.continue_paths(objects, memory, observer), objects, memory
 
