@@ -102,7 +102,8 @@ class ObjectAttentionTransformer(ScanpathModel):
     Notes
     -----
     Differs from the paper: boxes may be anywhere and scenes may have any number of objects; positions are coded by
-    a closed form rather than a trained table; what is known of the target is a choice; the end of a path has an output
+    a closed form rather than a trained table; what is known of the target is a choice; an object's token also holds its
+    size and how much it looks like the cue (the cosine of their looks); the end of a path has an output
     of its own instead of the target's score; there is no padding in the softmax; AdamW with a warm-up and smaller
     default sizes; early stopping on likelihood. The published behaviour is that of
     :func:`neuroattn.scanpath.load_reference`.
