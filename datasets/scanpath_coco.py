@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from neuroattn.datasets.scanpath_files import (
     Letterbox,
@@ -22,6 +21,7 @@ from neuroattn.datasets.scanpath_files import (
     read_json,
     records,
     require,
+    save_in_frame,
     warn_of_durations,
 )
 from neuroattn.datasets.scanpaths import ScanpathDataset
@@ -315,8 +315,7 @@ def _write_scenes(dataset: ScanpathDataset, folder: Path) -> None:
         picture = folder / "images" / str(scene.target_label) / image
         if scene.image is not None and picture not in done:
             done.add(picture)
-            picture.parent.mkdir(parents=True, exist_ok=True)
-            _letterboxed(scene).save(picture, "PNG" if picture.suffix != ".jpg" else "JPEG", quality=95)
+            save_in_frame(scene, FRAME, picture)
         if image in ids:
             continue
         ids[image] = len(ids)
@@ -335,12 +334,3 @@ def _write_scenes(dataset: ScanpathDataset, folder: Path) -> None:
             )
     content["categories"] = [{"id": i, "name": label} for label, i in categories.items()]
     (folder / "instances.json").write_text(json.dumps(content))
-
-
-def _letterboxed(scene: ObjectScene) -> Image.Image:
-    frame = Letterbox.fit(scene.size, FRAME)
-    canvas = Image.new("RGB", FRAME)
-    size = (round(scene.size[0] * frame.scale), round(scene.size[1] * frame.scale))
-    image = Image.fromarray(scene.pixels()).resize(size, Image.Resampling.BILINEAR)
-    canvas.paste(image, (round(frame.left), round(frame.top)))
-    return canvas

@@ -12,7 +12,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from PIL import Image
 
+from neuroattn.datasets.scenes import ObjectScene
 from neuroattn.results import Scanpath
 
 T = TypeVar("T")
@@ -133,6 +135,17 @@ class Letterbox(NamedTuple):
     def points(self, x: Floats, y: Floats) -> tuple[Floats, Floats]:
         """Move points of the image into the frame."""
         return x * self.scale + self.left, y * self.scale + self.top
+
+
+def save_in_frame(scene: ObjectScene, frame: tuple[int, int], path: Path) -> None:
+    """Write the image of a scene, centred in a frame on black, as the kind of file that its name says."""
+    letterbox = Letterbox.fit(scene.size, frame)
+    canvas = Image.new("RGB", frame)
+    size = (round(scene.size[0] * letterbox.scale), round(scene.size[1] * letterbox.scale))
+    image = Image.fromarray(scene.pixels()).resize(size, Image.Resampling.BILINEAR)
+    canvas.paste(image, (round(letterbox.left), round(letterbox.top)))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    canvas.save(path, "JPEG" if path.suffix.lower() in (".jpg", ".jpeg") else "PNG", quality=95)
 
 
 def find_picture(folder: Path | None, names: Sequence[str], *, required: bool) -> Path | None:
