@@ -10,7 +10,7 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
+from scipy.special import entr, log_softmax
 from sklearn.base import BaseEstimator
 
 from neuroattn import __version__
@@ -329,8 +329,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
             allowed[~alive] = True  # ended paths go on unseen, so that arrays keep their shape
             chosen = _draw(logits, allowed, numbers[:, step, 1], temperature, top_p)
             state.past = np.concatenate([state.past, chosen[:, None]], axis=1)
-            probability = np.exp(logits)
-            bits = -np.where(probability > 0, probability * logits, 0).sum(1) / np.log(2)
+            bits = entr(np.exp(logits)).sum(1) / np.log(2)
             objects[alive, step] = chosen[alive]
             log_prob[alive, step] = np.take_along_axis(logits, chosen[:, None], 1)[alive, 0]
             entropy[alive, step] = bits[alive]
