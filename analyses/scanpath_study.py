@@ -262,14 +262,12 @@ def cut_at_target(dataset: ScanpathDataset) -> ScanpathDataset:
     initial = int(dataset.first_fixation == "initial")
     length = np.where(np.isnan(first), data["length"].values, first + initial).astype(np.int64)
     inside = xr.DataArray(np.arange(n) < length[:, None], dims=("trial", "fixation"))
-    cut = {
-        str(name): variable.where(inside, -1 if np.issubdtype(variable.dtype, np.integer) else np.nan)
+    cut: dict[Any, Any] = {
+        name: variable.where(inside, -1 if np.issubdtype(variable.dtype, np.integer) else np.nan)
         for name, variable in data.data_vars.items()
         if variable.dims == ("trial", "fixation")
     }
-    for name, variable in cut.items():
-        cut[name] = variable.astype(data[name].dtype)
-    return ScanpathDataset(data.assign(**cut, length=("trial", length)), dataset.scenes)
+    return ScanpathDataset(data.assign(cut | {"length": ("trial", length)}), dataset.scenes)
 
 
 def free_viewing_consistency(
