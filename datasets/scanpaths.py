@@ -288,7 +288,7 @@ class ScanpathDataset(Sequence[Scanpath]):
             ``condition`` and ``target`` as far as these columns are there. Others are kept if they are constant
             within trials.
         image_size : tuple of int, (width, height), optional
-            Of every image; without it the sizes of ``scenes`` hold.
+            Of images without a scene.
         scenes : mapping of str to ObjectScene, optional
             By the column ``scene``.
         first_fixation : {"initial", "free"}, default "initial"
@@ -315,20 +315,27 @@ class ScanpathDataset(Sequence[Scanpath]):
         if not keys:
             raise ValueError(f"table must have a column 'trial' or one of {TRIAL_LABELS}, got {list(table)}")
         scenes = scenes or {}
-        others = [str(name) for name in table if name not in _RESERVED]
+        trial = table.groupby(keys, sort=False, dropna=False).ngroup().to_numpy()
+        order = np.argsort(trial, kind="stable")
+        starts = np.flatnonzero(np.diff(trial[order], prepend=-1))
+        columns = {str(name): table[name].to_numpy()[order] for name in table}
+        codes = {name: pd.factorize(values)[0] for name, values in columns.items()}
+        constant = [
+            name
+            for name in columns
+            if name not in _RESERVED and (codes[name] == codes[name][starts][trial[order]]).all()
+        ]
         paths = []
-        for key, rows in table.groupby(keys, sort=False, dropna=False):
-            first = rows.iloc[0]
-            size = image_size
+        for rows in np.split(np.arange(len(table)), starts[1:]):
+            first = {name: columns[name][rows[0]] for name in columns}
+            scene = scenes.get(str(first.get("scene", "")))
+            size = image_size if scene is None else scene.size
+            where = ", ".join(f"{key} {first[key]}" for key in keys)
             if size is None:
-                scene = scenes.get(str(first.get("scene", "")))
-                if scene is None:
-                    raise ValueError(f"image_size must be given for trial {key} without a scene, got None")
-                size = scene.size
-            per_fixation = {name: rows[name].to_numpy() for name in _PER_FIXATION if name in rows}
-            constant = [name for name in others if rows[name].nunique(dropna=False) == 1]
-            paths.append(
-                Scanpath(
+                raise ValueError(f"image_size must be given for trials without a scene, got None for {where}")
+            per_fixation = {name: columns[name][rows] for name in _PER_FIXATION if name in columns}
+            try:
+                path = Scanpath(
                     **{"objects" if k == "object" else k: values for k, values in per_fixation.items()},
                     image_size=size,
                     found=bool(first["found"]) if first.get("found", -1) in (0, 1) else None,
@@ -336,7 +343,9 @@ class ScanpathDataset(Sequence[Scanpath]):
                     first_fixation=first_fixation,
                     attrs={name: first[name] for name in (*labels, *constant)},
                 )
-            )
+            except ValueError as error:
+                raise ValueError(f"table must hold fixations, got for {where}: {error}") from None
+            paths.append(path)
         return cls.from_scanpaths(paths, scenes=scenes, attrs=attrs)
 
     def to_frame(self) -> pd.DataFrame:

@@ -132,7 +132,7 @@ def make_search_arrays(
                     px_per_degree=scene.px_per_degree,
                     attrs={
                         "observer": str(observer + 1),
-                        "image": name,
+                        "image": f"{name}.png",
                         "scene": name,
                         "task": "search",
                         "condition": "present",
