@@ -10,7 +10,8 @@ from typing import Any, Self
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
+from scipy.sparse import csr_array
+from scipy.special import entr, log_softmax
 from sklearn.base import BaseEstimator
 
 from neuroattn import __version__
@@ -329,8 +330,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
             allowed[~alive] = True  # ended paths go on unseen, so that arrays keep their shape
             chosen = _draw(logits, allowed, numbers[:, step, 1], temperature, top_p)
             state.past = np.concatenate([state.past, chosen[:, None]], axis=1)
-            probability = np.exp(logits)
-            bits = -np.where(probability > 0, probability * logits, 0).sum(1) / np.log(2)
+            bits = entr(np.exp(logits)).sum(1) / np.log(2)
             objects[alive, step] = chosen[alive]
             log_prob[alive, step] = np.take_along_axis(logits, chosen[:, None], 1)[alive, 0]
             entropy[alive, step] = bits[alive]
@@ -399,6 +399,18 @@ class PixelModel(ScanpathModel):
 
     A model implements `conditional_log_density`. A pixel belongs to the object to which a fixation there would be
     assigned: the smallest box that contains it. P(object | goes on) is its share of what falls into any box.
+
+    Examples
+    --------
+    >>> class Leftwards(PixelModel):
+    ...     def conditional_log_density(self, scene, x, y):
+    ...         width, height = scene.size
+    ...         return np.log(np.array([[0.75, 0.25]]) * 2 / (width * height))
+    >>> scene = ObjectScene.from_grid((40, 20), rows=1, columns=2)
+    >>> path = Scanpath([10], [10], (40, 20), objects=[0], first_fixation="free", attrs={"scene": "only"})
+    >>> data = ScanpathDataset.from_scanpaths([path], scenes={"only": scene})
+    >>> Leftwards().fit(data).bits_per_fixation(data).values.round(3)
+    array([[0.415]])
     """
 
     @abstractmethod
@@ -455,13 +467,9 @@ class PixelModel(ScanpathModel):
         rows = []
         for past in state.past:
             density = self.conditional_log_density(scene, scene.x[past], scene.y[past])
-            if state.cache is None or state.cache.shape != density.shape:
-                state.cache = _owners(scene, density.shape)
-            inside = state.cache >= 0
-            mass = np.bincount(
-                state.cache[inside], np.exp(density - density.max())[inside], minlength=scene.n_objects
-            )
-            rows.append(mass)
+            if state.cache is None or state.cache[0] != density.shape:
+                state.cache = (density.shape, _coverage(scene, density.shape))
+            rows.append(state.cache[1] @ np.exp(density - density.max()).ravel())
         # A box without mass, or one that others cover, is as improbable as a float can say.
         mass = np.maximum(np.stack(rows), np.finfo(float).tiny)
         return np.asarray(np.log(mass) - np.log(mass.sum(1, keepdims=True)))
@@ -560,10 +568,18 @@ def _draw(
     return np.take_along_axis(order, rank[:, None], 1)[:, 0]
 
 
-def _owners(scene: ObjectScene, shape: tuple[int, int]) -> Objects:
-    """Return the object that each cell's centre belongs to, -1 for none, shape (row, column)."""
+def _coverage(scene: ObjectScene, shape: tuple[int, int]) -> csr_array:
+    """Return how much of each cell of a map (row, column) belongs to each object, (object, cell)."""
     rows, columns = shape
-    x = (np.arange(columns) + 0.5) * scene.size[0] / columns
-    y = (np.arange(rows) + 0.5) * scene.size[1] / rows
-    grid_x, grid_y = np.meshgrid(x, y)
-    return scene.assign(grid_x.ravel(), grid_y.ravel()).reshape(shape)
+    width, height = scene.size
+    # Cells are sampled so finely that the smallest box holds four samples a side, or one a pixel.
+    smallest = max(scene.boxes[:, 2:].min(initial=width) / 4, 1)
+    fine = int(np.ceil(max(width / columns, height / rows) / smallest))
+    column, row = np.meshgrid(np.arange(columns * fine), np.arange(rows * fine))
+    owner = scene.assign(
+        (column.ravel() + 0.5) * width / (columns * fine), (row.ravel() + 0.5) * height / (rows * fine)
+    )
+    cell = (row // fine * columns + column // fine).ravel()
+    inside = owner >= 0
+    share = np.full(int(inside.sum()), 1 / fine**2)
+    return csr_array((share, (owner[inside], cell[inside])), shape=(scene.n_objects, rows * columns))
