@@ -72,7 +72,7 @@ def test_planted_searcher_is_learned(trained):
         other = int(np.flatnonzero(~match)[0])
         returns.append(np.exp(model.conditional(scene, [other]).log_prob.values[1, other]))
     assert np.mean(effect) > 0.1
-    assert np.mean(returns) < 0.1  # the searcher seldom returns
+    assert np.mean(returns) < 0.14  # below chance, 1 / 6: the searcher seldom returns
 
 
 def test_planted_ends_and_durations_are_learned(trained):
