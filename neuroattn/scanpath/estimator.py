@@ -542,6 +542,8 @@ class ObjectAttentionTransformer(ScanpathModel):
             raise ValueError(
                 f"scene {scene.name!r} must have features for appearance='precomputed', got None"
             )
+        if not np.isfinite(scene.features).all():
+            raise ValueError(f"features of scene {scene.name!r} must be finite, got NaN or infinity")
         return scene.features.astype(np.float32)
 
     def _exemplar(self, scene: ObjectScene) -> NDArray[Any]:
@@ -563,6 +565,7 @@ class ObjectAttentionTransformer(ScanpathModel):
             if self.appearance == "cnn"
             else np.arange(len(train))
         )
+        stop = EarlyStopping(patience=self.patience, load_best=True, sink=_silent)
         net = _Net(
             _LossOf(network, self.durations),
             criterion=nn.Identity,  # the module returns the loss
@@ -579,7 +582,7 @@ class ObjectAttentionTransformer(ScanpathModel):
             iterator_train__generator=torch.Generator(),  # dropout alone draws from the global one
             iterator_valid__generator=torch.Generator(),
             callbacks=[
-                ("stop", EarlyStopping(patience=self.patience, load_best=True, sink=_silent)),
+                ("stop", stop),
                 ("clip", GradientNormClipping(self.clip)),
                 (
                     "rate",
@@ -591,6 +594,8 @@ class ObjectAttentionTransformer(ScanpathModel):
             verbose=0,
         )
         net.fit(train)
+        if len(net.history) < self.epochs and stop.misses_ < self.patience:
+            raise KeyboardInterrupt  # skorch takes the user's interruption for a stopping rule
         history = [{k: float(row[k]) for k in ("train_loss", "valid_loss")} for row in net.history]
         if not math.isfinite(history[-1]["train_loss"]):
             raise ValueError(f"training must converge, got a loss of {history[-1]['train_loss']}; lower lr")

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
 from torch import nn
 
 from neuroattn._backbones import Backbone, Preprocessing
@@ -156,6 +157,10 @@ def test_options_are_checked(few):
     ):
         with pytest.raises(ValueError, match=message):
             make_model(**options).fit(few)
+    name = few.data.scene.values[0]
+    holes = replace(few.scenes[name], features=np.full((6, 16), np.nan))
+    with pytest.raises(ValueError, match=f"features of scene '{name}' must be finite"):
+        make_model("none", "precomputed").fit(ScanpathDataset(few.data, {**few.scenes, name: holes}))
     with pytest.raises(ValueError, match="dataset must have durations"):
         make_model(durations=True).fit(ScanpathDataset(few.data.drop_vars("duration"), few.scenes))
 
@@ -395,6 +400,18 @@ def test_early_stopping_keeps_the_best_weights(few):
     assert -float(log_prob.sum() + log_prob.end_log_prob.sum()) / events == pytest.approx(
         min(losses), rel=1e-3
     )
+
+
+def test_an_interrupted_fit_is_interrupted(few, monkeypatch):
+    def interrupt(self, trials):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_Trials, "collate", interrupt)
+    model = make_model(epochs=5)
+    with pytest.raises(KeyboardInterrupt):
+        model.fit(few)
+    with pytest.raises(NotFittedError):
+        model.predict(few.scene_of(0))
 
 
 # Positions
