@@ -10,7 +10,15 @@ from torch import Tensor
 
 from neuroattn.kernels.benchmarks.registry import Case
 from neuroattn.scanpath.reference import ReferenceOAT
-from neuroattn.scanpath.transformer import CUE, OBJECT, ObjectAttentionNetwork, SceneBatch, SceneMemory
+from neuroattn.scanpath.transformer import (
+    CUE,
+    OBJECT,
+    ObjectAttentionNetwork,
+    PathCache,
+    SceneBatch,
+    SceneMemory,
+    TransformerCore,
+)
 
 ROWS, COLUMNS, HEIGHT, WIDTH, DIM = 6, 14, 150, 93, 512
 SAMPLES, FIXATIONS = 100, 40
@@ -26,13 +34,15 @@ def draw(scores: Tensor, numbers: Tensor) -> Tensor:
     return (reached < numbers[:, None] * reached[:, -1:]).sum(-1).clamp_max(scores.shape[-1] - 1)
 
 
-def cached(memory_of: Callable[[Tensor], SceneMemory], scores_of: Continue, core: object) -> Continue:
+def cached(
+    memory_of: Callable[[Tensor], SceneMemory], scores_of: Continue, core: TransformerCore
+) -> Continue:
     """Return the function that encodes once and decodes the last object of all paths together."""
 
     @torch.no_grad()
     def run(crops: Tensor, numbers: Tensor) -> Tensor:
         memory = memory_of(crops)
-        cache = core.cache(SAMPLES, FIXATIONS, memory.keys)  # type: ignore[attr-defined]
+        cache = core.cache(SAMPLES, FIXATIONS, memory.keys)
         objects = torch.empty(1, SAMPLES, 0, dtype=torch.int64, device=crops.device)
         steps = []
         for step in range(FIXATIONS):
@@ -61,7 +71,7 @@ def published(memory_of: Callable[[Tensor], SceneMemory], scores_of: Continue) -
     return run
 
 
-def reference(device: str) -> tuple[Callable[[Tensor], SceneMemory], Continue, object]:
+def reference(device: str) -> tuple[Callable[[Tensor], SceneMemory], Continue, TransformerCore]:
     """Return the published network with random weights and a random table of positions."""
     torch.manual_seed(0)
     config = {
@@ -78,7 +88,7 @@ def reference(device: str) -> tuple[Callable[[Tensor], SceneMemory], Continue, o
     )
 
 
-def transformer(device: str) -> tuple[Callable[[Tensor], SceneMemory], Continue, object]:
+def transformer(device: str) -> tuple[Callable[[Tensor], SceneMemory], Continue, TransformerCore]:
     """Return the network of ObjectAttentionTransformer at the published sizes, with random weights."""
     torch.manual_seed(0)
     network = ObjectAttentionNetwork(
@@ -98,8 +108,8 @@ def transformer(device: str) -> tuple[Callable[[Tensor], SceneMemory], Continue,
         place_there = torch.from_numpy(place).to(crops.device)
         return network.memory(SceneBatch(place_there, pictures, seen, torch.zeros_like(kind), kind, seen))
 
-    def scores_of(objects: Tensor, memory: SceneMemory, cache: object) -> Tensor:
-        return network.read(network.continue_paths(objects, memory, cache=cache), memory)[0]  # type: ignore[arg-type]
+    def scores_of(objects: Tensor, memory: SceneMemory, cache: PathCache | None) -> Tensor:
+        return network.read(network.continue_paths(objects, memory, cache=cache), memory)[0]
 
     return memory_of, scores_of, network.core
 
