@@ -32,6 +32,7 @@ OPS = (
     "eeg_basenet",
     "eeg_batched",
     "eeg_streaming",
+    "multimatch",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from neuroattn.results import Scanpath
 
 Fixations: TypeAlias = Scanpath | Mapping[str, Any] | pd.DataFrame
-_LONGEST_MEDIAN = 10.0  # seconds; a fixation lasts about a quarter of one
+_LONGEST_MEAN = 10.0  # seconds; a fixation lasts about a quarter of one
 
 
 def column(argument: str, path: Fixations, name: str) -> NDArray[Any] | None:
@@ -42,6 +42,8 @@ def needed(argument: str, path: Fixations, name: str, why: str) -> NDArray[Any]:
 
 def xy(argument: str, path: Fixations) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the finite coordinates of each fixation in px."""
+    if isinstance(path, Scanpath):
+        return path.x, path.y  # checked when it was made
     x, y = (needed(argument, path, name, "in px").astype(np.float64) for name in ("x", "y"))
     if x.shape != y.shape:
         raise ValueError(f"{argument}['y'] must have shape {x.shape}, got {y.shape}")
@@ -55,15 +57,18 @@ def xy(argument: str, path: Fixations) -> tuple[NDArray[np.float64], NDArray[np.
 
 def durations(argument: str, path: Fixations, n_fixations: int) -> NDArray[np.float64]:
     """Return the duration of each fixation in seconds; warn where it looks like milliseconds."""
-    duration = needed(argument, path, "duration", "in seconds").astype(np.float64)
+    duration = needed(argument, path, "duration", "in seconds").astype(np.float64, copy=False)
     if duration.shape != (n_fixations,):
         raise ValueError(f"{argument}['duration'] must have shape ({n_fixations},), got {duration.shape}")
-    if not (np.isfinite(duration) & (duration >= 0)).all():
-        wrong = duration[~(np.isfinite(duration) & (duration >= 0))][0]
-        raise ValueError(f"{argument}['duration'] must be finite and not negative, got {wrong} s")
-    if n_fixations and np.median(duration) > _LONGEST_MEDIAN:
+    if not isinstance(path, Scanpath):
+        known = np.isfinite(duration) & (duration >= 0)
+        if not known.all():
+            raise ValueError(
+                f"{argument}['duration'] must be finite and not negative, got {duration[~known][0]} s"
+            )
+    if duration.sum() > _LONGEST_MEAN * n_fixations:
         warnings.warn(
-            f"{argument}['duration'] has a median of {np.median(duration):g} s; are these milliseconds?",
+            f"{argument}['duration'] has a mean of {duration.mean():g} s; are these milliseconds?",
             UserWarning,
             stacklevel=4,
         )
@@ -101,9 +106,10 @@ def labels(argument: str, paths: Sequence[Fixations], name: str) -> NDArray[np.s
     """Return the label ``attrs[name]`` of each scanpath."""
     found = []
     for i, path in enumerate(paths):
-        if not isinstance(path, Scanpath) or name not in path.attrs:
+        label = str(path.attrs.get(name, "")) if isinstance(path, Scanpath) else ""
+        if not label:
             raise ValueError(
                 f"{argument}[{i}] must be a Scanpath whose attrs name its {name}, got {path!r:.60}"
             )
-        found.append(str(path.attrs[name]))
+        found.append(label)
     return np.asarray(found, dtype=np.str_)
