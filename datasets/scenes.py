@@ -274,7 +274,7 @@ class ObjectScene:
         Parameters
         ----------
         size : tuple of int, (width, height)
-            Size of a crop, px. Parts of boxes beyond the image are left out.
+            Size of a crop, px. Boxes are widened to whole pixels; parts beyond the image are left out.
 
         Returns
         -------
@@ -293,16 +293,17 @@ class ObjectScene:
         """
         pixels = self.pixels()
         image = Image.fromarray(pixels)
-        ends = np.clip(self.boxes[:, :2] + self.boxes[:, 2:], 0, self.size)
-        starts = np.clip(self.boxes[:, :2], 0, self.size)
+        ends = np.ceil(np.clip(self.boxes[:, :2] + self.boxes[:, 2:], 0, self.size)).astype(int)
+        starts = np.floor(np.clip(self.boxes[:, :2], 0, self.size)).astype(int)
         crops = np.empty((self.n_objects, size[1], size[0], 3), np.uint8)
         for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
             if (end <= start).any():
                 raise ValueError(
                     f"boxes[{i}] must overlap the image of {self.size} px, got {self.boxes[i].tolist()}"
                 )
-            box = (*start.tolist(), *end.tolist())
-            crops[i] = np.asarray(image.resize(size, Image.Resampling.BILINEAR, box=box))
+            # Cut before resizing: neighbouring pixels must not leak in.
+            crop = image.crop((*start.tolist(), *end.tolist()))
+            crops[i] = np.asarray(crop.resize(size, Image.Resampling.BILINEAR))
         return crops
 
     def exemplar_crop(self, size: tuple[int, int]) -> NDArray[np.uint8]:

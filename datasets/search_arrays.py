@@ -20,7 +20,7 @@ WEIGHTS = {"centre": -1.0, "distance": -4.0, "horizontal": 0.5, "visited": -2.5,
 _CATEGORIES = ("disc", "square", "triangle", "diamond", "ring", "cross", "bar", "star")
 _COLOURS = (
     *((200, 60, 50), (60, 110, 200), (70, 160, 80), (220, 170, 50)),
-    *((150, 80, 170), (60, 170, 170), (230, 130, 160), (130, 110, 80)),
+    *((150, 80, 170), (60, 170, 170), (230, 130, 160), (90, 70, 40)),
 )
 _BACKGROUND = 128
 _N_FEATURES = 16
