@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from neuroattn.results import Scanpath
 
 Fixations: TypeAlias = Scanpath | Mapping[str, Any] | pd.DataFrame
+TRIAL_LABELS = ("observer", "image", "scene", "task", "condition", "target")
 _LONGEST_MEAN = 10.0  # seconds; a fixation lasts about a quarter of one
 
 
@@ -103,13 +104,23 @@ def as_list(argument: str, paths: Iterable[Fixations]) -> list[Fixations]:
 
 
 def labels(argument: str, paths: Sequence[Fixations], name: str) -> NDArray[np.str_]:
-    """Return the label ``attrs[name]`` of each scanpath."""
+    """Return the label ``attrs[name]`` of each scanpath; an image and an observer must have a name."""
     found = []
     for i, path in enumerate(paths):
-        label = str(path.attrs.get(name, "")) if isinstance(path, Scanpath) else ""
-        if not label:
+        label = path.attrs.get(name) if isinstance(path, Scanpath) else None
+        if label is None or (name in ("image", "observer") and str(label) == ""):
             raise ValueError(
                 f"{argument}[{i}] must be a Scanpath whose attrs name its {name}, got {path!r:.60}"
             )
-        found.append(label)
+        found.append(str(label))
     return np.asarray(found, dtype=np.str_)
+
+
+def trial_coords(paths: Sequence[Fixations]) -> dict[str, tuple[str, NDArray[np.str_]]]:
+    """Return the labels that all scanpaths carry, as coordinates along ``trial``."""
+    attrs = [path.attrs if isinstance(path, Scanpath) else {} for path in paths]
+    return {
+        name: ("trial", np.asarray([str(attr[name]) for attr in attrs], dtype=np.str_))
+        for name in TRIAL_LABELS
+        if attrs and all(name in attr for attr in attrs)
+    }

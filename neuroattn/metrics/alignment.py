@@ -227,8 +227,6 @@ def _simplified(path: _Saccades, rule: Simplification) -> _Saccades:
 
 def _joined(path: _Saccades, starts: list[int]) -> _Saccades:
     """Join each saccade with those that follow it up to the next start."""
-    if not starts:
-        return path
     return _Saccades(
         path.x[starts],
         path.y[starts],

@@ -42,6 +42,11 @@ def inter_observer(
         Mean over the scanpaths of the other observers, never of the same one; NaN scores are left out, and NaN is
         the score of a trial without others. Coordinates ``image``, ``observer``, ``n_pairs``.
 
+    Notes
+    -----
+    Scanpaths are compared as they are. Where all began at one place, leave that fixation out beforehand, lest they
+    agree on what nobody chose.
+
     Examples
     --------
     >>> from neuroattn.metrics import sequence_score
@@ -174,7 +179,8 @@ def map_consistency(
     images knows nothing of the image: the centre prior. Images are split in two halves, every second by name; the
     prior of one half is made from the other, and the metrics get the fixations on the remaining images of the same
     half. Were these in the prior, it would know the clusters that they form, and the shuffled `auc` of the prior
-    would be below .5. Between images of different sizes, positions are shares of width and height.
+    would be below .5; they are the same only where a half has no other image. Between images of different sizes,
+    positions are shares of width and height.
 
     Parameters
     ----------
@@ -223,8 +229,10 @@ def map_consistency(
         here = np.flatnonzero(image == name)
         size = items[here[0]].image_size
         own = half == half[here[0]]
+        rest = own & (image != name)
         for_prior, elsewhere = (
-            _rescaled(np.flatnonzero(rows), items, chosen, size) for rows in (~own, own & (image != name))
+            _rescaled(np.flatnonzero(rows), items, chosen, size)
+            for rows in (~own, rest if rest.any() else ~own)
         )
         prior = fixation_map(for_prior, sigma=sigma, edge=edge, image_size=size).values
         for i in here:
@@ -270,7 +278,7 @@ def crossed_bootstrap(
     values : DataArray
         Either with one dimension, usually ``trial``, along which coordinates name the units of each value, or with
         each unit as a dimension of its own. Differences between two models are best formed before. NaN is left
-        out.
+        out; infinite values, such as the bits of what a model deems impossible, are not.
     units : sequence of str, default ("image", "observer")
         What is resampled.
     pool : sequence of str
@@ -315,7 +323,7 @@ def crossed_bootstrap(
     grid = np.indices(table.shape[: len(row_dims)]).reshape(len(row_dims), -1)
     shape = tuple(table.sizes[dim] for dim in kept)
     x = table.values.reshape(grid.shape[1], int(np.prod(shape)), -1)
-    total, count = np.nansum(x, axis=-1), np.isfinite(x).sum(-1)
+    total, count = np.nansum(x, axis=-1), (~np.isnan(x)).sum(-1)
     rng = check_seed(seed)
     weight = np.ones((n_resamples, len(x)))
     n_units: dict[str, int] = {}
@@ -327,11 +335,16 @@ def crossed_bootstrap(
         weight *= drawn[:, code[along]]
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total.sum(0) / count.sum(0)
-        resampled = (weight @ total) / (weight @ count)
+        resampled = (weight @ np.where(np.isfinite(total), total, 0)) / (weight @ count)
+    for infinite in (
+        -np.inf,
+        np.inf,
+    ):  # 0 times infinity is no value, but an infinite one not drawn is no loss
+        resampled[(weight @ (total == infinite)) > 0] = infinite
     interval = np.full((2, len(mean)), np.nan)
-    known = np.isfinite(mean)
+    known = ~np.isnan(mean)
     tail = (1 - confidence) / 2
-    interval[:, known] = np.nanquantile(resampled[:, known], [tail, 1 - tail], axis=0)
+    interval[:, known] = np.nanquantile(resampled[:, known], [tail, 1 - tail], axis=0, method="inverted_cdf")
     return xr.Dataset(
         {
             "mean": (kept, mean.reshape(shape)),
@@ -396,8 +409,8 @@ def _means(
     kept: tuple[Hashable, ...] = one.dims if isinstance(one, xr.DataArray) else ()
     x = np.asarray([np.asarray(score) for score in scores], dtype=np.float64)
     total, count = np.zeros((len(paths), *x.shape[1:])), np.zeros((len(paths), *x.shape[1:]))
-    np.add.at(total, trial, np.where(np.isfinite(x), x, 0))
-    np.add.at(count, trial, np.isfinite(x))
+    np.add.at(total, trial, np.nan_to_num(x, posinf=np.inf, neginf=-np.inf))
+    np.add.at(count, trial, ~np.isnan(x))
     with np.errstate(invalid="ignore"):
         mean = np.asarray(total / count)
     return xr.DataArray(

@@ -297,6 +297,19 @@ def test_saccades_to_target_by_box_and_by_object():
         saccades_to_target([chosen], boxes=[[1, 1, -2, 3]])
 
 
+def test_labels_of_scanpaths_become_coordinates():
+    paths = of_people(n_images=2, n_observers=2, objects=[0, 1, 2, 3, 4, 5])
+    boxes = [[0, 0, 80, 60]] * 4
+    for result in (
+        behaviour_vector(paths),
+        saccades_to_target(paths, targets=[0, 1, 2, 9]),
+        scanpath_ratio(paths, boxes=boxes),
+    ):
+        assert result.image.values.tolist() == ["0.jpg", "0.jpg", "1.jpg", "1.jpg"]
+        assert result.observer.values.tolist() == ["0", "1", "0", "1"]
+    assert "image" not in behaviour_vector([*paths, {"objects": [1]}]).coords
+
+
 def test_found_curves_of_groups_weigh_alike():
     curve = found_curve([0, 1, np.nan, 1], max_saccades=1, groups=["cup", "car", "car", "car"])
     np.testing.assert_allclose(curve, [(1 + 0) / 2, (1 + 2 / 3) / 2])
@@ -597,6 +610,14 @@ def test_pooled_values_weigh_by_their_number():
     assert result.interval.sel(model="a").values.tolist() == [1, 5]
     assert result.interval.sel(model="b").values.tolist() == [2, 2]
     assert crossed_bootstrap(bits * np.nan, pool=("fixation",))["mean"].isnull().all()
+
+
+def test_infinite_values_are_not_left_out():
+    """A model that deems a fixation impossible has infinite bits, and no resample without it hides them."""
+    bits = xr.DataArray([1.0, 1.0, np.inf], dims="trial", coords={"image": ("trial", [1, 2, 3])})
+    result = crossed_bootstrap(bits, units=["image"])
+    assert result["mean"] == np.inf
+    assert result.interval.values.tolist() == [1, np.inf]
 
 
 def test_units_must_be_named():
