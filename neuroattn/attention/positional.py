@@ -115,7 +115,8 @@ def gaussian_position(
     channel = torch.arange(dim, dtype=torch.float64, device=place.device) + 0.5
     cosines = torch.cos(torch.arange(n_anchors, device=place.device)[:, None] * channel * math.pi / dim)
     cosines = cosines / cosines.norm(dim=1, keepdim=True)
-    return (norm * kernel(place) @ root @ cosines).to(position.dtype)
+    code: Tensor = norm * kernel(place) @ root @ cosines
+    return code.to(position.dtype)
 
 
 def sine_position_2d(

@@ -102,7 +102,8 @@ class ObjectAttentionTransformer(ScanpathModel):
     Notes
     -----
     Differs from the paper: boxes may be anywhere and scenes may have any number of objects; positions are coded by
-    a closed form rather than a trained table; what is known of the target is a choice; the end of a path has an output
+    a closed form rather than a trained table; what is known of the target is a choice; an object's token also holds its
+    size and how much it looks like the cue (the cosine of their looks); the end of a path has an output
     of its own instead of the target's score; there is no padding in the softmax; AdamW with a warm-up and smaller
     default sizes; early stopping on likelihood. The published behaviour is that of
     :func:`neuroattn.scanpath.load_reference`.
@@ -413,7 +414,7 @@ class ObjectAttentionTransformer(ScanpathModel):
         # Everything in the first call, then the last object.
         done: int = max(state.cache.cache.n_steps - 1, 0)
         decoding: Decoding = state.cache
-        return decoding.advance(torch.from_numpy(state.past[:, done:]).to(self.device))
+        return decoding.advance(torch.tensor(state.past[:, done:], device=self.device))
 
     @torch.no_grad()
     def _teacher_forced(
@@ -431,7 +432,7 @@ class ObjectAttentionTransformer(ScanpathModel):
     ) -> tuple[Tensor, Tensor, SceneMemory]:
         """Decode whole paths (path, step); return that, the paths as a tensor and what they read, with a scene axis."""
         memory = self._memory(scene)
-        objects = torch.from_numpy(paths)[None].to(self.device)
+        objects = torch.tensor(paths, device=self.device)[None]  # a copy: a path's own array is read-only
         observer = self._observer_index(observers)[None].to(self.device)
         return self.network_.continue_paths(objects, memory, observer), objects, memory
 
@@ -541,6 +542,8 @@ class ObjectAttentionTransformer(ScanpathModel):
             raise ValueError(
                 f"scene {scene.name!r} must have features for appearance='precomputed', got None"
             )
+        if not np.isfinite(scene.features).all():
+            raise ValueError(f"features of scene {scene.name!r} must be finite, got NaN or infinity")
         return scene.features.astype(np.float32)
 
     def _exemplar(self, scene: ObjectScene) -> NDArray[Any]:
@@ -562,6 +565,7 @@ class ObjectAttentionTransformer(ScanpathModel):
             if self.appearance == "cnn"
             else np.arange(len(train))
         )
+        stop = EarlyStopping(patience=self.patience, load_best=True, sink=_silent)
         net = _Net(
             _LossOf(network, self.durations),
             criterion=nn.Identity,  # the module returns the loss
@@ -578,7 +582,7 @@ class ObjectAttentionTransformer(ScanpathModel):
             iterator_train__generator=torch.Generator(),  # dropout alone draws from the global one
             iterator_valid__generator=torch.Generator(),
             callbacks=[
-                ("stop", EarlyStopping(patience=self.patience, load_best=True, sink=_silent)),
+                ("stop", stop),
                 ("clip", GradientNormClipping(self.clip)),
                 (
                     "rate",
@@ -590,6 +594,8 @@ class ObjectAttentionTransformer(ScanpathModel):
             verbose=0,
         )
         net.fit(train)
+        if len(net.history) < self.epochs and stop.misses_ < self.patience:
+            raise KeyboardInterrupt  # skorch takes the user's interruption for a stopping rule
         history = [{k: float(row[k]) for k in ("train_loss", "valid_loss")} for row in net.history]
         if not math.isfinite(history[-1]["train_loss"]):
             raise ValueError(f"training must converge, got a loss of {history[-1]['train_loss']}; lower lr")

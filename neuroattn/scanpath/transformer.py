@@ -463,6 +463,8 @@ class ObjectAttentionNetwork(nn.Module):
         self.category = nn.Embedding(n_categories + 1, dim // 2, padding_idx=0) if n_categories else None
         self.extent = nn.Linear(2, dim // 2)
         self.kind = nn.Embedding(3, dim)
+        # Of each object and the cue: attention would need many scenes to learn to compare looks.
+        self.likeness = nn.Linear(1, dim, bias=False)
         self.observer = nn.Embedding(n_observers, dim) if n_observers else None
         self.core = TransformerCore(
             dim,
@@ -483,22 +485,25 @@ class ObjectAttentionNetwork(nn.Module):
         half = self.core.dim // 2
         known = ~scenes.place.isnan().any(-1, keepdim=True)
         place = torch.where(known, scenes.place, 0.0)
-        looks = self.extent(place[..., 2:]) * known
-        if self.category is not None:
-            looks = looks + self.category(scenes.category)
+        looks = place.new_zeros(*scenes.mask.shape, half)
         if self.pictures is not None and scenes.seen.any():
             read = self.pictures(scenes.looks[scenes.seen].float() / 255)
-            looks = looks.index_put((scenes.seen,), read.to(looks.dtype), accumulate=True)
+            looks = looks.index_put((scenes.seen,), read.to(looks.dtype))
         if self.features is not None:
             read = self.features((scenes.looks - self.feature_mean) / self.feature_scale)
-            looks = looks + read * scenes.seen[..., None]
+            looks = read * scenes.seen[..., None]
+        alike = F.cosine_similarity(looks, looks[:, -1:], dim=-1)[..., None]
+        looks = looks + self.extent(place[..., 2:]) * known
+        if self.category is not None:
+            looks = looks + self.category(scenes.category)
         codes = [
             gaussian_position(
                 place[..., axis], half // 2, sigma=self.sigma, anchors=self.anchors, norm=math.sqrt(half / 2)
             )
             for axis in (0, 1)
         ]
-        tokens = torch.cat([looks, torch.cat(codes, -1) * known], -1) + self.kind(scenes.kind)
+        tokens = torch.cat([looks, torch.cat(codes, -1) * known], -1)
+        tokens = tokens + self.kind(scenes.kind) + self.likeness(alike)
         return self.core.memory(tokens, scenes.mask)
 
     def continue_paths(
