@@ -32,6 +32,7 @@ from neuroattn.metrics.noise_ceiling import (
 )
 from neuroattn.metrics.paired import combine_datasets
 from neuroattn.metrics.partitioning import softmax_ensemble, variance_partitioning
+from neuroattn.metrics.rsa import dissimilarities, rdm_noise_ceiling, rdm_similarity
 from neuroattn.metrics.search_behaviour import (
     behaviour_delta,
     behaviour_vector,
@@ -55,6 +56,7 @@ __all__ = [
     "combine_datasets",
     "cross_subject_ceiling",
     "crossed_bootstrap",
+    "dissimilarities",
     "edit_distance",
     "fixation_map",
     "found_curve",
@@ -75,6 +77,8 @@ __all__ = [
     "probability_mismatch",
     "r2_over_ceiling",
     "r2_over_ceiling_algonauts",
+    "rdm_noise_ceiling",
+    "rdm_similarity",
     "roi_summary",
     "saccades_to_target",
     "same_observer",

@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from neuroattn.results import Scanpath
 
 Fixations: TypeAlias = Scanpath | Mapping[str, Any] | pd.DataFrame
-_LONGEST_MEDIAN = 10.0  # seconds; a fixation lasts about a quarter of one
+TRIAL_LABELS = ("observer", "image", "scene", "task", "condition", "target")
+_LONGEST_MEAN = 10.0  # seconds; a fixation lasts about a quarter of one
 
 
 def column(argument: str, path: Fixations, name: str) -> NDArray[Any] | None:
@@ -42,6 +43,8 @@ def needed(argument: str, path: Fixations, name: str, why: str) -> NDArray[Any]:
 
 def xy(argument: str, path: Fixations) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the finite coordinates of each fixation in px."""
+    if isinstance(path, Scanpath):
+        return path.x, path.y  # checked when it was made
     x, y = (needed(argument, path, name, "in px").astype(np.float64) for name in ("x", "y"))
     if x.shape != y.shape:
         raise ValueError(f"{argument}['y'] must have shape {x.shape}, got {y.shape}")
@@ -55,15 +58,18 @@ def xy(argument: str, path: Fixations) -> tuple[NDArray[np.float64], NDArray[np.
 
 def durations(argument: str, path: Fixations, n_fixations: int) -> NDArray[np.float64]:
     """Return the duration of each fixation in seconds; warn where it looks like milliseconds."""
-    duration = needed(argument, path, "duration", "in seconds").astype(np.float64)
+    duration = needed(argument, path, "duration", "in seconds").astype(np.float64, copy=False)
     if duration.shape != (n_fixations,):
         raise ValueError(f"{argument}['duration'] must have shape ({n_fixations},), got {duration.shape}")
-    if not (np.isfinite(duration) & (duration >= 0)).all():
-        wrong = duration[~(np.isfinite(duration) & (duration >= 0))][0]
-        raise ValueError(f"{argument}['duration'] must be finite and not negative, got {wrong} s")
-    if n_fixations and np.median(duration) > _LONGEST_MEDIAN:
+    if not isinstance(path, Scanpath):
+        known = np.isfinite(duration) & (duration >= 0)
+        if not known.all():
+            raise ValueError(
+                f"{argument}['duration'] must be finite and not negative, got {duration[~known][0]} s"
+            )
+    if duration.sum() > _LONGEST_MEAN * n_fixations:
         warnings.warn(
-            f"{argument}['duration'] has a median of {np.median(duration):g} s; are these milliseconds?",
+            f"{argument}['duration'] has a mean of {duration.mean():g} s; are these milliseconds?",
             UserWarning,
             stacklevel=4,
         )
@@ -98,12 +104,23 @@ def as_list(argument: str, paths: Iterable[Fixations]) -> list[Fixations]:
 
 
 def labels(argument: str, paths: Sequence[Fixations], name: str) -> NDArray[np.str_]:
-    """Return the label ``attrs[name]`` of each scanpath."""
+    """Return the label ``attrs[name]`` of each scanpath; an image and an observer must have a name."""
     found = []
     for i, path in enumerate(paths):
-        if not isinstance(path, Scanpath) or name not in path.attrs:
+        label = path.attrs.get(name) if isinstance(path, Scanpath) else None
+        if label is None or (name in ("image", "observer") and str(label) == ""):
             raise ValueError(
                 f"{argument}[{i}] must be a Scanpath whose attrs name its {name}, got {path!r:.60}"
             )
-        found.append(str(path.attrs[name]))
+        found.append(str(label))
     return np.asarray(found, dtype=np.str_)
+
+
+def trial_coords(paths: Sequence[Fixations]) -> dict[str, tuple[str, NDArray[np.str_]]]:
+    """Return the labels that all scanpaths carry, as coordinates along ``trial``."""
+    attrs = [path.attrs if isinstance(path, Scanpath) else {} for path in paths]
+    return {
+        name: ("trial", np.asarray([str(attr[name]) for attr in attrs], dtype=np.str_))
+        for name in TRIAL_LABELS
+        if attrs and all(name in attr for attr in attrs)
+    }

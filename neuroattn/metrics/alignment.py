@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 import xarray as xr
@@ -15,7 +15,7 @@ from neuroattn.metrics._fixations import Fixations, as_list, column, durations, 
 
 DIMENSIONS = ("shape", "direction", "length", "position", "duration")
 _FEWEST = 3  # fixations
-_PAIRS_AT_ONCE = 256
+_VALUES_AT_ONCE = 2**19  # of the table of sums, which stay near the processor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +32,21 @@ class Simplification:
         two fixations around the saccade is shorter than ``duration``.
     duration : float
         Seconds.
+    published_end : bool, default False
+        Whether a short last saccade is joined as in the published code. That replaces the saccade before it by the sum
+        of the last two as they were, even if the one before it has taken part in a joined saccade already; then the
+        saccades no longer lead to where the eyes ended. Otherwise it is added to whatever is before it.
 
     Examples
     --------
     >>> Simplification(direction=45, amplitude=147, duration=0.3)
-    Simplification(direction=45, amplitude=147, duration=0.3)
+    Simplification(direction=45, amplitude=147, duration=0.3, published_end=False)
     """
 
     direction: float
     amplitude: float
     duration: float
+    published_end: bool = False
 
     def __post_init__(self) -> None:
         check_range("direction", self.direction, 0, 180)
@@ -147,28 +152,41 @@ def multimatch_pairs(
         raise ValueError(f"b must hold as many scanpaths as a, {len(first)}, got {len(second)}")
     values = np.full((len(first), len(DIMENSIONS)), np.nan)
     reasons = [""] * len(first)
-    pairs: list[tuple[int, _Saccades, _Saccades, float]] = []
+    pairs: list[_Pair] = []
     for i, (one, other) in enumerate(zip(first, second, strict=True)):
         width, height = size_of(image_size, a=one, b=other)
-        sides = [_read(name, path) for name, path in (("a", one), ("b", other))]
+        sides = {name: (*xy(name, path), path) for name, path in (("a", one), ("b", other))}
         short = [
-            f"{name} has {n} fixation{'s' * (n != 1)}, at least {_FEWEST} are needed"
-            for name, side in zip("ab", sides, strict=True)
-            if (n := len(side.x)) < _FEWEST
+            f"{name} has {len(x)} fixation{'s' * (len(x) != 1)}, at least {_FEWEST} are needed"
+            for name, (x, _, _) in sides.items()
+            if len(x) < _FEWEST
         ]
         if short:
             reasons[i] = "; ".join(short)
             continue
-        if any(side.duration is None for side in sides):
-            if simplify is not None:
+        timed = all(column(name, path, "duration") is not None for name, (_, _, path) in sides.items())
+        if not timed:
+            reasons[i] = "no durations in both"
+        u, v = (
+            _Saccades(
+                x[:-1],
+                y[:-1],
+                x[1:] - x[:-1],
+                y[1:] - y[:-1],
+                durations(name, path, len(x)) if timed else np.full(len(x), np.nan),
+            )
+            for name, (x, y, path) in sides.items()
+        )
+        if simplify is not None:
+            if not timed:
                 raise ValueError("a and b must hold 'duration' in seconds where simplify is given, got none")
-            reasons[i] = "duration: not given"
-        u, v = (_saccades(side, simplify) for side in sides)
+            u, v = _simplified(u, simplify), _simplified(v, simplify)
         pairs.append((i, u, v, float(np.hypot(width, height))))
     # Pairs of like sizes go together, so that their tables waste little.
-    pairs.sort(key=lambda pair: (len(pair[1].dx), len(pair[2].dx)))
-    for start in range(0, len(pairs), _PAIRS_AT_ONCE):
-        chunk = pairs[start : start + _PAIRS_AT_ONCE]
+    pairs.sort(key=lambda pair: (_longest(pair), len(pair[1].dx)), reverse=True)
+    while pairs:
+        n = max(1, _VALUES_AT_ONCE // (2 * _longest(pairs[0]) ** 2))
+        chunk, pairs = pairs[:n], pairs[n:]
         values[[i for i, *_ in chunk]] = _compare(
             [u for _, u, _, _ in chunk], [v for _, _, v, _ in chunk], np.array([d for *_, d in chunk])
         )
@@ -185,16 +203,8 @@ def multimatch_pairs(
     )
 
 
-class _Path(NamedTuple):
-    """Fixations."""
-
-    x: NDArray[np.float64]
-    y: NDArray[np.float64]
-    duration: NDArray[np.float64] | None
-
-
 class _Saccades(NamedTuple):
-    """Where each saccade starts, its vector, and how long the fixation before it lasts (NaN where unknown)."""
+    """Where each saccade starts and its vector, shape (saccade,), and how long each fixation lasts."""
 
     x: NDArray[np.float64]
     y: NDArray[np.float64]
@@ -203,128 +213,145 @@ class _Saccades(NamedTuple):
     duration: NDArray[np.float64]
 
 
-def _read(name: str, path: Fixations) -> _Path:
-    x, y = xy(name, path)
-    return _Path(x, y, None if column(name, path, "duration") is None else durations(name, path, len(x)))
+_Pair: TypeAlias = tuple[int, _Saccades, _Saccades, float]  # place, saccades of a and b, diagonal in px
 
 
-def _saccades(path: _Path, simplify: Simplification | None) -> _Saccades:
-    if simplify is not None and path.duration is not None:
-        path = _simplified(path, simplify)
-    duration = np.full(len(path.x), np.nan) if path.duration is None else path.duration
-    return _Saccades(path.x[:-1], path.y[:-1], np.diff(path.x), np.diff(path.y), duration[:-1])
-
-
-def _simplified(path: _Path, rule: Simplification) -> _Path:
+def _simplified(path: _Saccades, rule: Simplification) -> _Saccades:
     """Join saccades in line and short ones in turns until nothing changes."""
     while True:
         joined = _join_short(_join_in_line(path, rule), rule)
-        if len(joined.x) == len(path.x):
+        if len(joined.duration) == len(path.duration):
             return joined
         path = joined
 
 
-def _without(path: _Path, fixations: list[int]) -> _Path:
-    kept = np.setdiff1d(np.arange(len(path.x)), fixations)
-    return _Path(*(None if values is None else values[kept] for values in path))  # type: ignore[arg-type]
+def _joined(path: _Saccades, starts: list[int]) -> _Saccades:
+    """Join each saccade with those that follow it up to the next start."""
+    return _Saccades(
+        path.x[starts],
+        path.y[starts],
+        np.add.reduceat(path.dx, starts),
+        np.add.reduceat(path.dy, starts),
+        path.duration[[*starts, -1]],
+    )
 
 
-def _join_in_line(path: _Path, rule: Simplification) -> _Path:
-    assert path.duration is not None
-    dx, dy = np.diff(path.x), np.diff(path.y)
-    dropped, i = [], 0
-    while i < len(dx) - 1:
-        turn = np.arctan2(dx[i] * dy[i + 1] - dy[i] * dx[i + 1], dx[i] * dx[i + 1] + dy[i] * dy[i + 1])
-        if np.degrees(abs(turn)) < rule.direction and path.duration[i + 1] < rule.duration:
-            dropped.append(i + 1)  # the fixation between the two saccades
-            i += 1
-        i += 1
-    return _without(path, dropped)
+def _join_in_line(path: _Saccades, rule: Simplification) -> _Saccades:
+    turn = np.arctan2(
+        path.dx[:-1] * path.dy[1:] - path.dy[:-1] * path.dx[1:],
+        path.dx[:-1] * path.dx[1:] + path.dy[:-1] * path.dy[1:],
+    )
+    moves = np.hypot(path.dx, path.dy) > 0  # else it has no direction
+    with_next = np.zeros(len(path.dx), bool)
+    with_next[:-1] = (np.degrees(np.abs(turn)) < rule.direction) & moves[:-1] & moves[1:]
+    with_next &= path.duration[1 : len(path.dx) + 1] < rule.duration
+    return _joined(path, _pair_off(with_next))
 
 
-def _join_short(path: _Path, rule: Simplification) -> _Path:
-    assert path.duration is not None
-    length = np.hypot(np.diff(path.x), np.diff(path.y))
+def _join_short(path: _Saccades, rule: Simplification) -> _Saccades:
+    n = len(path.dx)
+    short = np.hypot(path.dx, path.dy) < rule.amplitude
     brief = path.duration < rule.duration
-    dropped, i = [], 0
-    while i < len(length):
-        if length[i] < rule.amplitude and (brief[i] or brief[i + 1]):
-            if i < len(length) - 1:
-                dropped.append(i + 1)
-                i += 1
-            elif len(path.x) - len(dropped) > 2:
-                dropped.append(i)
-        i += 1
-    return _without(path, dropped)
+    with_next = short & (brief[:n] | brief[1 : n + 1])
+    last_is_short = n > 1 and bool(short[-1] and (brief[-1] or brief[-2]))
+    with_next[-1] = False
+    starts = _pair_off(with_next)
+    if not last_is_short or (starts[-1] == n - 2 and with_next[n - 2]):
+        return _joined(path, starts)  # the last saccade stays, or is joined with the one before already
+    joined = _joined(path, starts[:-1])
+    if rule.published_end:
+        joined.dx[-1], joined.dy[-1] = path.dx[-2:].sum(), path.dy[-2:].sum()
+        joined = joined._replace(
+            duration=np.r_[joined.duration[:-1], path.duration[n - 2], path.duration[-1]]
+        )
+    return joined
+
+
+def _pair_off(with_next: NDArray[np.bool_]) -> list[int]:
+    """Return the saccades that remain when each, from the first on, takes the next one along or not."""
+    starts, i = [], 0
+    while i < len(with_next):
+        starts.append(i)
+        i += 2 if with_next[i] else 1
+    return starts
+
+
+def _longest(pair: _Pair) -> int:
+    return max(len(pair[1].dx), len(pair[2].dx))
 
 
 def _compare(u: list[_Saccades], v: list[_Saccades], diagonal: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return similarities (pair, dimension)."""
     n, m = (np.array([len(side.dx) for side in sides]) for sides in (u, v))
-    ux, uy, udx, udy, ut = _padded(u, n.max())
-    vx, vy, vdx, vdy, vt = _padded(v, m.max())
-    cost = np.hypot(udx[:, :, None] - vdx[:, None, :], udy[:, :, None] - vdy[:, None, :])
-    pair, i, j, step = _cheapest_path(cost, n, m)
-    i_of, j_of = (pair, i), (pair, j)
+    ux, uy, udx, udy, ut = _padded(u, n)
+    vx, vy, vdx, vdy, vt = _padded(v, m)
+    i, j, pair, step = _cheapest_path(udx, udy, vdx, vdy, n, m)
+    a, b = (i, pair), (j, pair)
     scale = diagonal[pair]
-    angle = np.abs(np.arctan2(udy, udx)[i_of] - np.arctan2(vdy, vdx)[j_of])
-    longer = np.maximum(ut[i_of], vt[j_of])
-    with np.errstate(invalid="ignore", divide="ignore"):
-        differences = (
-            cost[pair, i, j] / (2 * scale),
-            np.minimum(angle, 2 * np.pi - angle) / np.pi,
-            np.abs(np.hypot(udx, udy)[i_of] - np.hypot(vdx, vdy)[j_of]) / scale,
-            np.hypot(ux[i_of] - vx[j_of], uy[i_of] - vy[j_of]) / scale,
-            np.where(longer == 0, 0.0, np.abs(ut[i_of] - vt[j_of]) / longer),
-        )
+    turn = np.abs(np.arctan2(udy[a], udx[a]) - np.arctan2(vdy[b], vdx[b]))
+    longer = np.maximum(ut[a], vt[b])
+    differences = (
+        np.hypot(udx[a] - vdx[b], udy[a] - vdy[b]) / (2 * scale),
+        np.minimum(turn, 2 * np.pi - turn) / np.pi,
+        np.abs(np.hypot(udx[a], udy[a]) - np.hypot(vdx[b], vdy[b])) / scale,
+        np.hypot(ux[a] - vx[b], uy[a] - vy[b]) / scale,
+        np.abs(ut[a] - vt[b]) / np.where(longer == 0, 1, longer),
+    )
     return 1 - _medians(np.stack(differences, axis=1), pair, step, len(n))
 
 
-def _padded(sides: list[_Saccades], longest: int) -> list[NDArray[np.float64]]:
-    """Return each named array of the saccades as (pair, saccade), padded with 0."""
+def _padded(sides: list[_Saccades], n: NDArray[np.int64]) -> list[NDArray[np.float64]]:
+    """Return each named array of the saccades as (saccade, pair), padded with 0."""
+    there = np.arange(n.max()) < n[:, None]
     stacked = []
-    for values in zip(*sides, strict=True):
-        out = np.zeros((len(sides), longest))
-        for row, given in zip(out, values, strict=True):
-            row[: len(given)] = given
-        stacked.append(out)
+    for name in _Saccades._fields:
+        out = np.zeros(there.shape)
+        out[there] = np.concatenate([getattr(side, name)[:k] for side, k in zip(sides, n, strict=True)])
+        stacked.append(np.ascontiguousarray(out.T))
     return stacked
 
 
 def _cheapest_path(
-    cost: NDArray[np.float64], n: NDArray[np.int64], m: NDArray[np.int64]
+    udx: NDArray[np.float64],
+    udy: NDArray[np.float64],
+    vdx: NDArray[np.float64],
+    vdy: NDArray[np.float64],
+    n: NDArray[np.int64],
+    m: NDArray[np.int64],
 ) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
-    """Return the nodes of each pair's cheapest path, as arrays (node,) of pair, i, j and step.
+    """Return the nodes of each pair's cheapest path, as arrays (node,) of i, j, pair and step.
 
-    The table is filled one anti-diagonal at a time, for all pairs together. What lies beyond a pair's own sizes is
-    filled as well, and never reached from within.
+    The sums along the cheapest ways are filled one anti-diagonal i + j at a time, for all pairs together. What lies
+    beyond a pair's own sizes is filled as well, and never reached from within.
     """
-    n_pairs, rows, columns = cost.shape
-    came_from = np.zeros(
-        (rows + columns - 1, n_pairs, rows), np.int8
-    )  # 0 diagonal, 1 from i - 1, 2 from j - 1
-    # Entry i + 1 of an anti-diagonal is the node (i, d - i); entry 0 and nodes outside the table are infinite.
-    previous = np.full((n_pairs, rows + 1), np.inf)
-    before = previous.copy()
-    previous[:, 1] = cost[:, 0, 0]
-    for d in range(1, rows + columns - 1):
+    rows, columns = len(udx), len(vdx)
+    # sums[1 + i + j, 1 + i] is the node (i, j); the margins, like all outside the table, are infinite.
+    sums = np.full((rows + columns, rows + 1, len(n)), np.inf)
+    backwards_dx, backwards_dy = vdx[::-1], vdy[::-1]
+    for d in range(rows + columns - 1):
         low, high = max(0, d - columns + 1), min(d, rows - 1) + 1
-        i = np.arange(low, high)
-        options = np.stack([before[:, low:high], previous[:, low:high], previous[:, low + 1 : high + 1]])
-        choice = options.argmin(axis=0)  # the first of equals
-        came_from[d, :, low:high] = choice
-        before, previous = previous, np.full((n_pairs, rows + 1), np.inf)
-        previous[:, low + 1 : high + 1] = np.take_along_axis(options, choice[None], 0)[0] + cost[:, i, d - i]
-    pair, i, j = np.arange(n_pairs), n - 1, m - 1
+        facing = slice(columns - 1 - d + low, columns - 1 - d + high)
+        dx, dy = udx[low:high] - backwards_dx[facing], udy[low:high] - backwards_dy[facing]
+        cost = np.sqrt(dx * dx + dy * dy)
+        if d:
+            cost += np.minimum(
+                np.minimum(sums[d - 1, low:high], sums[d, low:high]), sums[d, low + 1 : high + 1]
+            )
+        sums[d + 1, low + 1 : high + 1] = cost
+    i, j, pair = n - 1, m - 1, np.arange(len(n))
     nodes = []
     for step in range(rows + columns - 1):
-        nodes.append((pair, i, j, np.full(len(pair), step)))
+        nodes.append((i, j, pair, np.full(len(pair), step)))
         going = (i > 0) | (j > 0)
         if not going.any():
             break
-        pair, i, j = pair[going], i[going], j[going]
-        choice = came_from[i + j, pair, i]
-        i, j = i - (choice != 2), j - (choice != 1)
+        i, j, pair = i[going], j[going], pair[going]
+        # The diagonal where it is as good as any; then the step back in a.
+        diagonal = sums[i + j - 1, i, pair]
+        back_a, back_b = sums[i + j, i, pair], sums[i + j, i + 1, pair]
+        straight = (back_a < diagonal) | (back_b < diagonal)
+        keep_i = straight & (back_b < back_a)
+        i, j = i - ~keep_i, j - ~(straight & ~keep_i)
     return tuple(np.concatenate(part) for part in zip(*nodes, strict=True))  # type: ignore[return-value]
 
 
@@ -332,9 +359,9 @@ def _medians(
     values: NDArray[np.float64], pair: NDArray[np.int64], step: NDArray[np.int64], n_pairs: int
 ) -> NDArray[np.float64]:
     """Return the median over the nodes of each pair, values (node, dimension)."""
-    table = np.full((n_pairs, int(step.max()) + 1, values.shape[1]), np.inf)
+    table = np.full((n_pairs, int(step.max()) + 1, values.shape[1]), np.nan)
     table[pair, step] = values
     count = np.bincount(pair, minlength=n_pairs)
-    table.sort(axis=1)  # NaN goes behind everything: a pair without durations is all NaN there
+    table.sort(axis=1)  # NaN goes last; a pair without durations is NaN throughout
     rows = np.arange(n_pairs)
     return np.asarray((table[rows, (count - 1) // 2] + table[rows, count // 2]) / 2)

@@ -42,6 +42,11 @@ def inter_observer(
         Mean over the scanpaths of the other observers, never of the same one; NaN scores are left out, and NaN is
         the score of a trial without others. Coordinates ``image``, ``observer``, ``n_pairs``.
 
+    Notes
+    -----
+    Scanpaths are compared as they are. Where all began at one place, leave that fixation out beforehand, lest they
+    agree on what nobody chose.
+
     Examples
     --------
     >>> from neuroattn.metrics import sequence_score
@@ -52,14 +57,11 @@ def inter_observer(
     >>> inter_observer(paths, sequence_score).values.round(2)
     array([0.5 , 0.67, 0.5 ])
     """
-    scene = _scenes(paths, by)
-    observer = labels("paths", paths, "observer")
-    pairs = [
-        (j, i)
-        for i in range(len(paths))
-        for j in np.flatnonzero((scene == scene[i]) & (observer != observer[i]))
-    ]
-    return _means("inter-observer consistency", paths, pairs, metric, batched, by=list(by))
+    items = list(paths)
+    scene, observer = _scenes(items, by), labels("paths", items, "observer")
+    others = [np.flatnonzero((scene == scene[i]) & (observer != observer[i])) for i in range(len(items))]
+    drawn = [[items[j] for j in rows] for rows in others]
+    return _means("inter-observer consistency", items, drawn, metric, batched, by=list(by))
 
 
 def same_observer(
@@ -103,13 +105,13 @@ def same_observer(
     """
     check_range("n_draws", n_draws, 1)
     rng = check_seed(seed)
-    scene = _scenes(paths, by)
-    observer = labels("paths", paths, "observer")
-    pairs = []
-    for i in range(len(paths)):
-        others = np.flatnonzero((scene != scene[i]) & (observer == observer[i]))
-        pairs += [(j, i) for j in rng.choice(others, size=min(n_draws, len(others)), replace=False)]
-    return _means("same observer, another image", paths, pairs, metric, batched, by=list(by), n_draws=n_draws)
+    items = list(paths)
+    scene, observer = _scenes(items, by), labels("paths", items, "observer")
+    others = [np.flatnonzero((scene != scene[i]) & (observer == observer[i])) for i in range(len(items))]
+    drawn = [
+        [items[j] for j in rng.choice(rows, size=min(n_draws, len(rows)), replace=False)] for rows in others
+    ]
+    return _means("same observer, another image", items, drawn, metric, batched, by=list(by), n_draws=n_draws)
 
 
 def length_matched(
@@ -155,19 +157,12 @@ def length_matched(
     """
     check_range("n_draws", n_draws, 1)
     rng = check_seed(seed)
-    if n_objects is None and any(path.objects is not None for path in paths):
+    items = list(paths)
+    if n_objects is None and any(path.objects is not None for path in items):
         raise ValueError("n_objects must be given where the scanpaths hold objects, got none")
-    random = [_random_like(path, n_objects, rng) for path in paths for _ in range(n_draws)]
-    pairs = [(len(paths) + k, k // n_draws) for k in range(len(random))]
+    drawn = [[_random_like(path, n_objects, rng) for _ in range(n_draws)] for path in items]
     return _means(
-        "length-matched random",
-        paths,
-        pairs,
-        metric,
-        batched,
-        extra=random,
-        n_draws=n_draws,
-        n_objects=n_objects or 0,
+        "length-matched random", items, drawn, metric, batched, n_draws=n_draws, n_objects=n_objects or 0
     )
 
 
@@ -180,8 +175,12 @@ def map_consistency(
 ) -> xr.Dataset:
     """Score fixation maps of the other observers, and of other images, at each observer's fixations.
 
-    The map of the other observers of an image is its inter-observer consistency; that of all fixations on other
-    images, with positions in shares of width and height, knows nothing of the image: the centre prior.
+    The map of the other observers of an image is its inter-observer consistency. The map of all observers on other
+    images knows nothing of the image: the centre prior. Images are split in two halves, every second by name; the
+    prior of one half is made from the other, and the metrics get the fixations on the remaining images of the same
+    half. Were these in the prior, it would know the clusters that they form, and the shuffled `auc` of the prior
+    would be below .5; they are the same only where a half has no other image. Between images of different sizes,
+    positions are shares of width and height.
 
     Parameters
     ----------
@@ -189,7 +188,7 @@ def map_consistency(
         ``attrs`` of each names its image and its observer.
     metrics : mapping of str to callable
         Each takes the map, shape (y, x), the observer's fixations on the image, and the fixations of all observers
-        on other images (a mapping of x and y in px of this image), and returns a number.
+        on the other images of its half (a mapping of x and y in px of this image), and returns a number.
     sigma, edge
         Of the maps, as for `fixation_map`.
 
@@ -224,22 +223,22 @@ def map_consistency(
     n_outside = sum(
         int(path.outside[len(path) - len(x) :].sum()) for path, (x, _) in zip(items, chosen, strict=True)
     )
-    for name in np.unique(image):
+    names = np.unique(image)
+    half = np.searchsorted(names, image) % 2
+    for name in names:
         here = np.flatnonzero(image == name)
         size = items[here[0]].image_size
-        # Other images may have other sizes: shares of width and height are comparable.
-        elsewhere: dict[str, Any] = {
-            axis: np.concatenate(
-                [chosen[j][k] * (size[k] / items[j].image_size[k]) for j in np.flatnonzero(image != name)]
-                or [[]]
-            )
-            for k, axis in enumerate("xy")
-        }
-        prior = fixation_map(elsewhere, sigma=sigma, edge=edge, image_size=size).values
+        own = half == half[here[0]]
+        rest = own & (image != name)
+        for_prior, elsewhere = (
+            _rescaled(np.flatnonzero(rows), items, chosen, size)
+            for rows in (~own, rest if rest.any() else ~own)
+        )
+        prior = fixation_map(for_prior, sigma=sigma, edge=edge, image_size=size).values
         for i in here:
-            others = [items[j] for j in here if observer[j] != observer[i]]
-            consistent = fixation_map(others, sigma=sigma, edge=edge, image_size=size).values
-            for row, saliency, known in ((0, consistent, others), (1, prior, elsewhere["x"])):
+            people = [items[j] for j in here if observer[j] != observer[i]]
+            consistent = fixation_map(people, sigma=sigma, edge=edge, image_size=size).values
+            for row, saliency, known in ((0, consistent, people), (1, prior, for_prior["x"])):
                 if len(known):
                     values[row, :, i] = [metric(saliency, items[i], elsewhere) for metric in metrics.values()]
     return xr.Dataset(
@@ -250,8 +249,9 @@ def map_consistency(
             "edge": edge,
             "first_fixation": FIRST_FIXATION_RULE,
             "inter_observer": "map of the other observers of the image",
-            "prior": "map of all fixations on other images",
-            "n_images": len(np.unique(image)),
+            "prior": "map of all fixations on the half of the images that the image is not in",
+            "elsewhere": "fixations on the other images of its own half",
+            "n_images": len(names),
             "n_observers": len(np.unique(observer)),
             "n_fixations": sum(len(x) for x, _ in chosen),
             "n_outside": n_outside,
@@ -278,7 +278,7 @@ def crossed_bootstrap(
     values : DataArray
         Either with one dimension, usually ``trial``, along which coordinates name the units of each value, or with
         each unit as a dimension of its own. Differences between two models are best formed before. NaN is left
-        out.
+        out; infinite values, such as the bits of what a model deems impossible, are not.
     units : sequence of str, default ("image", "observer")
         What is resampled.
     pool : sequence of str
@@ -323,7 +323,7 @@ def crossed_bootstrap(
     grid = np.indices(table.shape[: len(row_dims)]).reshape(len(row_dims), -1)
     shape = tuple(table.sizes[dim] for dim in kept)
     x = table.values.reshape(grid.shape[1], int(np.prod(shape)), -1)
-    total, count = np.nansum(x, axis=-1), np.isfinite(x).sum(-1)
+    total, count = np.nansum(x, axis=-1), (~np.isnan(x)).sum(-1)
     rng = check_seed(seed)
     weight = np.ones((n_resamples, len(x)))
     n_units: dict[str, int] = {}
@@ -335,11 +335,16 @@ def crossed_bootstrap(
         weight *= drawn[:, code[along]]
     with np.errstate(invalid="ignore", divide="ignore"):
         mean = total.sum(0) / count.sum(0)
-        resampled = (weight @ total) / (weight @ count)
+        resampled = (weight @ np.where(np.isfinite(total), total, 0)) / (weight @ count)
+    for infinite in (
+        -np.inf,
+        np.inf,
+    ):  # 0 times infinity is no value, but an infinite one not drawn is no loss
+        resampled[(weight @ (total == infinite)) > 0] = infinite
     interval = np.full((2, len(mean)), np.nan)
-    known = np.isfinite(mean)
+    known = ~np.isnan(mean)
     tail = (1 - confidence) / 2
-    interval[:, known] = np.nanquantile(resampled[:, known], [tail, 1 - tail], axis=0)
+    interval[:, known] = np.nanquantile(resampled[:, known], [tail, 1 - tail], axis=0, method="inverted_cdf")
     return xr.Dataset(
         {
             "mean": (kept, mean.reshape(shape)),
@@ -354,6 +359,21 @@ def crossed_bootstrap(
     )
 
 
+def _rescaled(
+    rows: NDArray[np.intp],
+    paths: Sequence[Scanpath],
+    chosen: Sequence[tuple[NDArray[np.float64], NDArray[np.float64]]],
+    size: tuple[int, int],
+) -> dict[str, NDArray[np.float64]]:
+    """Return the chosen fixations of some scanpaths together, in px of an image of another size."""
+    return {
+        axis: np.concatenate(
+            [np.empty(0), *(chosen[j][k] * (size[k] / paths[j].image_size[k]) for j in rows)]
+        )
+        for k, axis in enumerate("xy")
+    }
+
+
 def _scenes(paths: Sequence[Scanpath], by: Sequence[str]) -> NDArray[np.intp]:
     """Return a number for each scanpath, equal where all attributes are."""
     names = np.stack([labels("paths", paths, name) for name in by])
@@ -362,11 +382,11 @@ def _scenes(paths: Sequence[Scanpath], by: Sequence[str]) -> NDArray[np.intp]:
 
 def _random_like(path: Scanpath, n_objects: int | None, rng: np.random.Generator) -> Scanpath:
     start = len(path) - path.n_saccades
-    drawn: dict[str, Any] = {}
+    drawn: dict[str, Any] = {"log_prob": None, "found": None}
     for k, axis in enumerate("xy"):
         drawn[axis] = getattr(path, axis).copy()
         drawn[axis][start:] = rng.uniform(0, path.image_size[k], path.n_saccades)
-    if path.objects is not None:
+    if path.objects is not None and n_objects is not None:
         drawn["objects"] = path.objects.copy()
         drawn["objects"][start:] = rng.integers(n_objects, size=path.n_saccades)
     return replace(path, **drawn)
@@ -375,39 +395,32 @@ def _random_like(path: Scanpath, n_objects: int | None, rng: np.random.Generator
 def _means(
     name: str,
     paths: Sequence[Scanpath],
-    pairs: Sequence[tuple[int, int]],
+    others: Sequence[Sequence[Scanpath]],
     metric: PairMetric,
     batched: bool,
-    *,
-    extra: Sequence[Scanpath] = (),
     **config: Any,
 ) -> xr.DataArray:
-    """Average scores of pairs (other, trial) over the others of each trial."""
-    items = [*paths, *extra]
-    first, second = [items[i] for i, _ in pairs], [items[i] for _, i in pairs]
+    """Average the scores of the other scanpaths of each trial against that of the trial."""
+    n_pairs = np.array([len(group) for group in others], dtype=np.int64)
+    trial = np.repeat(np.arange(len(paths)), n_pairs)
+    first, second = [path for group in others for path in group], [paths[i] for i in trial.tolist()]
     scores = metric(first, second) if batched else [metric(a, b) for a, b in zip(first, second, strict=True)]
-    kept: list[Hashable] = []
-    coords: dict[Hashable, Any] = {}
-    like = scores if batched else next(iter(scores), None)
-    if isinstance(like, xr.DataArray):
-        kept = list(like.dims[1:] if batched else like.dims)
-        coords = {dim: like[dim].values for dim in kept if dim in like.coords}
-    x = np.asarray(scores if batched else [np.asarray(s) for s in scores], dtype=np.float64)
-    shape = x.shape[1:]
-    trial = np.asarray([i for _, i in pairs], dtype=np.int64)
-    total, count = np.zeros((len(paths), *shape)), np.zeros((len(paths), *shape))
-    np.add.at(total, trial, np.nan_to_num(x))
-    np.add.at(count, trial, np.isfinite(x))
+    one = scores[0] if len(first) else None
+    kept: tuple[Hashable, ...] = one.dims if isinstance(one, xr.DataArray) else ()
+    x = np.asarray([np.asarray(score) for score in scores], dtype=np.float64)
+    total, count = np.zeros((len(paths), *x.shape[1:])), np.zeros((len(paths), *x.shape[1:]))
+    np.add.at(total, trial, np.nan_to_num(x, posinf=np.inf, neginf=-np.inf))
+    np.add.at(count, trial, ~np.isnan(x))
     with np.errstate(invalid="ignore"):
         mean = np.asarray(total / count)
     return xr.DataArray(
         mean,
         dims=("trial", *kept),
         coords={
-            **coords,
+            **{dim: one[dim].values for dim in kept if one is not None and dim in one.coords},
             "image": ("trial", labels("paths", paths, "image")),
             "observer": ("trial", labels("paths", paths, "observer")),
-            "n_pairs": ("trial", np.bincount(trial, minlength=len(paths))),
+            "n_pairs": ("trial", n_pairs),
         },
         name=getattr(metric, "__name__", "score"),
         attrs={"anchor": name, **config},

@@ -14,7 +14,7 @@ from neuroattn._checks import check_option, check_range, check_seed
 from neuroattn.metrics._fixations import Fixations, as_list, is_one, size_of, xy
 from neuroattn.results import Scanpath
 
-EDGES = {"reflect": "reflect", "cut": "constant"}
+EDGES = ("reflect", "cut")
 AUC_KINDS = ("judd", "borji", "shuffled", "uniform")
 FIRST_FIXATION_RULE = "initial fixations are left out"
 _TRUNCATE = 4.0  # sigma
@@ -66,7 +66,9 @@ def fixation_map(
     inside = _inside(x, y, width, height)
     counts = np.zeros((height, width))
     np.add.at(counts, (y[inside].astype(np.int64), x[inside].astype(np.int64)), 1 / max(inside.sum(), 1))
-    density = ndimage.gaussian_filter(counts, sigma, mode=EDGES[edge], truncate=_TRUNCATE)
+    density = ndimage.gaussian_filter(
+        counts, sigma, mode="reflect" if edge == "reflect" else "constant", truncate=_TRUNCATE
+    )
     return xr.DataArray(
         density,
         dims=("y", "x"),
@@ -259,8 +261,9 @@ def bits_per_fixation(log_prob: xr.DataArray, *, baseline: xr.DataArray | None =
     array([[ 1.,  2.],
            [ 1., nan]])
     """
-    bits = -log_prob if baseline is None else log_prob - baseline
-    return (bits / np.log(2)).rename("bits").assign_attrs(units="bits", gain=int(baseline is not None))
+    nats = -log_prob if baseline is None else log_prob - baseline
+    bits: xr.DataArray = nats / np.log(2)
+    return bits.rename("bits").assign_attrs(units="bits", gain=int(baseline is not None))
 
 
 def cc(a: ArrayLike, b: ArrayLike) -> float:

@@ -9,7 +9,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from neuroattn._checks import check_range, check_shape
-from neuroattn.metrics._fixations import Fixations, as_list, needed, xy
+from neuroattn.metrics._fixations import Fixations, as_list, needed, trial_coords, xy
 from neuroattn.results import Scanpath
 
 COMPONENTS = ("correct", "length", "search", "refix", "revisit")
@@ -33,11 +33,12 @@ def behaviour_vector(paths: Sequence[Fixations], *, targets: ArrayLike | None = 
     Returns
     -------
     DataArray, dims (trial, component)
-        NaN for an empty scanpath, but for its length of 0.
+        NaN for an empty scanpath, but for its length of 0. Labels that all scanpaths carry, such as image and
+        observer, become coordinates.
 
     References
     ----------
-    .. [1] Fang, Yu & Chan (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
+    .. [1] Fang et al. (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
 
     Examples
     --------
@@ -63,7 +64,7 @@ def behaviour_vector(paths: Sequence[Fixations], *, targets: ArrayLike | None = 
     return xr.DataArray(
         values,
         dims=("trial", "component"),
-        coords={"component": list(COMPONENTS)},
+        coords={"component": list(COMPONENTS), **trial_coords(items)},
         name="behaviour",
     )
 
@@ -85,7 +86,7 @@ def behaviour_delta(model: xr.DataArray, people: xr.DataArray) -> xr.Dataset:
 
     References
     ----------
-    .. [1] Fang, Yu & Chan (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
+    .. [1] Fang et al. (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
 
     Examples
     --------
@@ -121,6 +122,7 @@ def saccades_to_target(
     DataArray, dims (trial,)
         0 where the trial began on the target, NaN where it was never fixated. The first fixation counts as where
         the trial began, unless a `Scanpath` says that it was chosen (``first_fixation="free"``): then it is saccade 1.
+        Labels that all scanpaths carry become coordinates.
 
     References
     ----------
@@ -150,6 +152,7 @@ def saccades_to_target(
     return xr.DataArray(
         n_saccades,
         dims="trial",
+        coords=trial_coords(items),
         name="n_saccades",
         attrs={"units": "saccades", "target": "object" if box is None else "strictly inside its box"},
     )
@@ -268,7 +271,7 @@ def scanpath_ratio(paths: Sequence[Fixations], *, boxes: ArrayLike) -> xr.DataAr
         left, top, width, height = box[i]
         straight = np.hypot(left + width / 2 - x[0], top + height / 2 - y[0])
         ratio[i] = 1.0 if straight >= way else straight / way
-    return xr.DataArray(ratio, dims="trial", name="scanpath_ratio")
+    return xr.DataArray(ratio, dims="trial", coords=trial_coords(items), name="scanpath_ratio")
 
 
 def _boxes(boxes: ArrayLike | None, n: int) -> NDArray[np.float64] | None:

@@ -97,7 +97,7 @@ def edit_distance(
     (3, 3)
     """
     first, second = _symbols("a", a, duration_bin), _symbols("b", b, duration_bin)
-    score, _ = _align(_equal(first, second) - 1.0, -1.0)
+    score, _ = _align(_equal(first, second).astype(np.float64) - 1, -1.0)
     return round(-score)
 
 

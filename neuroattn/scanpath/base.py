@@ -413,6 +413,21 @@ class PixelModel(ScanpathModel):
     array([[0.415]])
     """
 
+    def fit(self, dataset: ScanpathDataset, y: None = None) -> Self:
+        """Fit to scanpaths.
+
+        Parameters
+        ----------
+        dataset : ScanpathDataset
+            Without objects only the densities are fitted, and not when paths end.
+        y : None
+            Ignored; scikit-learn passes it.
+        """
+        if "object" in dataset.data:
+            return super().fit(dataset)
+        self._fit(dataset)
+        return self
+
     @abstractmethod
     def conditional_log_density(self, scene: ObjectScene, x: ArrayLike, y: ArrayLike) -> Floats:
         """Return the natural logarithm of the density of the next fixation.

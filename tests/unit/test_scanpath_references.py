@@ -271,8 +271,16 @@ def test_centre_bias_finds_the_centre_and_integrates_over_boxes():
     np.testing.assert_allclose(model.centre_, [0.6, 0.5], atol=0.01)
     p = np.exp(model.conditional(scene, []).log_prob.values[0])
     np.testing.assert_allclose(p, [0.159, 0.841], atol=0.02)  # a normal beyond one standard deviation
-    density = model.log_density(data)
+    free = ScanpathDataset(data.data.drop_vars("object"), data.scenes)  # densities need no objects
+    density = clone(model).fit(free).log_density(free)
     np.testing.assert_allclose(density.max(), -np.log(2 * np.pi * 10 * 4), atol=0.1)
+
+
+def test_boxes_smaller_than_the_cells_of_a_map():
+    scene = ObjectScene([[11, 11, 4, 4], [71, 11, 4, 8]], (100, 40), name="row")
+    model = SaliencySampling([[1.0, 3.0]]).fit(one_path([0], scene))
+    p = np.exp(model.conditional(scene, []).log_prob.values[0])
+    np.testing.assert_allclose(p, [1 / 7, 6 / 7], atol=0.03)  # areas 1 to 2, densities 1 to 3
 
 
 def test_overlapping_boxes_share_no_pixel():
