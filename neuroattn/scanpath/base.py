@@ -5,20 +5,19 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any, Self
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from scipy.special import log_softmax
+from scipy.sparse import csr_array
+from scipy.special import entr, log_softmax
 from sklearn.base import BaseEstimator
 
 from neuroattn import __version__
 from neuroattn._checks import check_range, check_seed, check_shape
+from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath
-
-if TYPE_CHECKING:
-    from neuroattn.datasets import ObjectScene, ScanpathDataset
 
 Floats = NDArray[np.float64]
 Objects = NDArray[np.int64]
@@ -78,6 +77,20 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
 
     A model implements `_object_log_prob` and, where it learns more than when paths end, `_fit`. A model with an end
     of its own overrides `fit` and `_step`.
+
+    Examples
+    --------
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import ConditionalLogit
+    >>> data = make_search_arrays(n_scenes=10, n_observers=4, seed=0)
+    >>> train, test = data.split(by="image", seed=0)
+    >>> model = ConditionalLogit().fit(train)
+    >>> model.score(test) > 0.5  # bits per fixation gained over uniform choice
+    True
+    >>> model.conditional(test.scene_of(0), [2, 0]).log_prob.shape
+    (3, 6)
+    >>> model.sample(test.scene_of(0), n=5, seed=0).x.dims
+    ('sample', 'fixation')
     """
 
     # Fitting
@@ -168,7 +181,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
         path = np.asarray(objects)
         check_shape("objects", path, "fixation")
         if path.size and not (
-            np.issubdtype(path.dtype, np.integer) and 0 <= path.min() and path.max() < scene.n_objects
+            np.issubdtype(path.dtype, np.integer) and path.min() >= 0 and path.max() < scene.n_objects
         ):
             raise ValueError(
                 f"objects must be indices of the scene's {scene.n_objects} objects, got {path.tolist()}"
@@ -242,8 +255,9 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
         DataArray, dims (trial, fixation)
             As `log_prob`, in bits. Uniform choice among n objects costs log2 n.
         """
-        bits = self.log_prob(dataset) / -np.log(2)
-        return bits.rename("bits_per_fixation").assign_attrs({**self._attrs(), "units": "bit"})
+        log_prob = self.log_prob(dataset)
+        bits: xr.DataArray = (log_prob / -np.log(2)).rename("bits_per_fixation")
+        return bits.assign_attrs({**self._attrs(), "units": "bit"})
 
     def score(self, dataset: ScanpathDataset, y: None = None) -> float:
         """Return the bits per fixation gained over uniform choice among the scene's objects; higher is better.
@@ -289,10 +303,10 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
 
         Returns
         -------
-        Dataset, dims (sample, fixation) and object
+        Dataset, dims (sample, fixation) and scene_object
             ``object`` (-1 after the end); ``x`` and ``y``, the object's centre in px; ``log_prob``, natural
             logarithm of P(object | goes on) under the model itself, whatever the temperature; ``entropy`` of that
-            distribution in bits; ``length`` (sample); ``occupancy`` (object), share of all fixations.
+            distribution in bits; ``length`` (sample); ``occupancy`` (scene_object), share of all fixations.
         """
         rng = check_seed(seed)
         limit = self.max_fixations_ if max_fixations is None else max_fixations
@@ -316,8 +330,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
             allowed[~alive] = True  # ended paths go on unseen, so that arrays keep their shape
             chosen = _draw(logits, allowed, numbers[:, step, 1], temperature, top_p)
             state.past = np.concatenate([state.past, chosen[:, None]], axis=1)
-            probability = np.exp(logits)
-            bits = -np.where(probability > 0, probability * logits, 0).sum(1) / np.log(2)
+            bits = entr(np.exp(logits)).sum(1) / np.log(2)
             objects[alive, step] = chosen[alive]
             log_prob[alive, step] = np.take_along_axis(logits, chosen[:, None], 1)[alive, 0]
             entropy[alive, step] = bits[alive]
@@ -341,7 +354,7 @@ class ScanpathModel(BaseEstimator, ABC):  # type: ignore[misc]
                 "log_prob": (grid, log_prob, {"units": "nat"}),
                 "entropy": (grid, entropy, {"units": "bit"}),
                 "length": ("sample", fixated.sum(1)),
-                "occupancy": ("object", counts / max(counts.sum(), 1)),
+                "occupancy": ("scene_object", counts / max(counts.sum(), 1)),
             },
             attrs=attrs,
         )
@@ -386,7 +399,34 @@ class PixelModel(ScanpathModel):
 
     A model implements `conditional_log_density`. A pixel belongs to the object to which a fixation there would be
     assigned: the smallest box that contains it. P(object | goes on) is its share of what falls into any box.
+
+    Examples
+    --------
+    >>> class Leftwards(PixelModel):
+    ...     def conditional_log_density(self, scene, x, y):
+    ...         width, height = scene.size
+    ...         return np.log(np.array([[0.75, 0.25]]) * 2 / (width * height))
+    >>> scene = ObjectScene.from_grid((40, 20), rows=1, columns=2)
+    >>> path = Scanpath([10], [10], (40, 20), objects=[0], first_fixation="free", attrs={"scene": "only"})
+    >>> data = ScanpathDataset.from_scanpaths([path], scenes={"only": scene})
+    >>> Leftwards().fit(data).bits_per_fixation(data).values.round(3)
+    array([[0.415]])
     """
+
+    def fit(self, dataset: ScanpathDataset, y: None = None) -> Self:
+        """Fit to scanpaths.
+
+        Parameters
+        ----------
+        dataset : ScanpathDataset
+            Without objects only the densities are fitted, and not when paths end.
+        y : None
+            Ignored; scikit-learn passes it.
+        """
+        if "object" in dataset.data:
+            return super().fit(dataset)
+        self._fit(dataset)
+        return self
 
     @abstractmethod
     def conditional_log_density(self, scene: ObjectScene, x: ArrayLike, y: ArrayLike) -> Floats:
@@ -419,7 +459,7 @@ class PixelModel(ScanpathModel):
         """
         data = dataset.data
         x, y, out = data["x"].values, data["y"].values, np.full(data["x"].shape, np.nan)
-        first = int(data.attrs["first_fixation"] == "initial")
+        first = int(dataset.first_fixation == "initial")
         for i, length in enumerate(data["length"].values.tolist()):
             scene = dataset.scene_of(i)
             width, height = scene.size
@@ -442,13 +482,9 @@ class PixelModel(ScanpathModel):
         rows = []
         for past in state.past:
             density = self.conditional_log_density(scene, scene.x[past], scene.y[past])
-            if state.cache is None or state.cache.shape != density.shape:
-                state.cache = _owners(scene, density.shape)
-            inside = state.cache >= 0
-            mass = np.bincount(
-                state.cache[inside], np.exp(density - density.max())[inside], minlength=scene.n_objects
-            )
-            rows.append(mass)
+            if state.cache is None or state.cache[0] != density.shape:
+                state.cache = (density.shape, _coverage(scene, density.shape))
+            rows.append(state.cache[1] @ np.exp(density - density.max()).ravel())
         # A box without mass, or one that others cover, is as improbable as a float can say.
         mass = np.maximum(np.stack(rows), np.finfo(float).tiny)
         return np.asarray(np.log(mass) - np.log(mass.sum(1, keepdims=True)))
@@ -470,7 +506,7 @@ def object_paths(dataset: ScanpathDataset) -> tuple[Objects, Objects, Objects]:
         raise ValueError("dataset must have objects: call dataset.assign_objects() first")
     objects = data["object"].values.astype(np.int64)
     at = np.arange(objects.shape[1])
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     chosen = (objects >= 0) & (at >= first) & (at < data["length"].values[:, None])
     lengths = chosen.sum(1)
     order = np.argsort(~chosen, axis=1, kind="stable")[:, : int(lengths.max(initial=0))]
@@ -493,6 +529,15 @@ def sampled_scanpaths(samples: xr.Dataset, scene: ObjectScene) -> list[Scanpath]
     -------
     list of Scanpath
         One for each sample; all fixations are chosen ones.
+
+    Examples
+    --------
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import UniformChoice
+    >>> data = make_search_arrays(n_scenes=4, n_observers=2, seed=0)
+    >>> samples = UniformChoice().fit(data).sample(data.scene_of(0), n=3, seed=0)
+    >>> len(sampled_scanpaths(samples, data.scene_of(0)))
+    3
     """
     lengths = samples["length"].values.tolist()
     return [
@@ -538,10 +583,18 @@ def _draw(
     return np.take_along_axis(order, rank[:, None], 1)[:, 0]
 
 
-def _owners(scene: ObjectScene, shape: tuple[int, int]) -> Objects:
-    """Return the object that each cell's centre belongs to, -1 for none, shape (row, column)."""
+def _coverage(scene: ObjectScene, shape: tuple[int, int]) -> csr_array:
+    """Return how much of each cell of a map (row, column) belongs to each object, (object, cell)."""
     rows, columns = shape
-    x = (np.arange(columns) + 0.5) * scene.size[0] / columns
-    y = (np.arange(rows) + 0.5) * scene.size[1] / rows
-    grid_x, grid_y = np.meshgrid(x, y)
-    return scene.assign(grid_x.ravel(), grid_y.ravel(), max_distance=0.0).reshape(shape)
+    width, height = scene.size
+    # Cells are sampled so finely that the smallest box holds four samples a side, or one a pixel.
+    smallest = max(scene.boxes[:, 2:].min(initial=width) / 4, 1)
+    fine = int(np.ceil(max(width / columns, height / rows) / smallest))
+    column, row = np.meshgrid(np.arange(columns * fine), np.arange(rows * fine))
+    owner = scene.assign(
+        (column.ravel() + 0.5) * width / (columns * fine), (row.ravel() + 0.5) * height / (rows * fine)
+    )
+    cell = (row // fine * columns + column // fine).ravel()
+    inside = owner >= 0
+    share = np.full(int(inside.sum()), 1 / fine**2)
+    return csr_array((share, (owner[inside], cell[inside])), shape=(scene.n_objects, rows * columns))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
@@ -12,7 +11,8 @@ from scipy import stats
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from neuroattn._checks import check_range
+from neuroattn._checks import check_option, check_range
+from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.scanpath.base import (
     Floats,
     Objects,
@@ -22,21 +22,18 @@ from neuroattn.scanpath.base import (
     object_paths,
 )
 
-if TYPE_CHECKING:
-    from neuroattn.datasets import ObjectScene, ScanpathDataset
-
 # What the conditional logit weighs, for each object and the step to it.
 FEATURES = (
-    "centre_distance",
+    "centre",
     "x",
     "y",
     "distance",
     "rightward",
     "downward",
     "horizontal",
-    "return",
+    "visited",
     "stay",
-    "match",
+    "target",
 )
 
 
@@ -184,9 +181,9 @@ class PositionMarkov(ScanpathModel):
     Examples
     --------
     >>> from neuroattn.datasets import make_search_arrays
-    >>> data = make_search_arrays(n_scenes=4, n_observers=2, seed=0)
-    >>> PositionMarkov().fit(data).transition_.sum(1).round(6).tolist()[-1]
-    1.0
+    >>> data = make_search_arrays(n_scenes=4, n_observers=2, grid=(2, 3), seed=0)
+    >>> PositionMarkov().fit(data).transition_.shape
+    (7, 6)
     """
 
     def __init__(self, pseudo_count: float = 1.0) -> None:
@@ -227,20 +224,19 @@ class PositionMarkov(ScanpathModel):
 class ConditionalLogit(ScanpathModel):
     """Weigh a few features of each object and of the step to it.
 
-    P(object | goes on) is proportional to exp(sum of weight times feature) [1]_. Lengths are in half diagonals of
-    the image.
+    P(object | goes on) is proportional to exp(sum of weights times features) [1]_.
 
-    ==================  =========================================================================
-    ``centre_distance``  from the centre of the image to the object
-    ``x``, ``y``        place of the object, from -1 (left, top) to 1
-    ``distance``        from where the path stands to the object
-    ``rightward``       cosine of the step's direction, 1 to the right
-    ``downward``        sine, 1 downwards
-    ``horizontal``      1 for a step to the left or right, -1 for one up or down
-    ``return``          1 for an object that was fixated before and is not fixated now
-    ``stay``            1 for the object that is fixated now
-    ``match``           1 for an object of the target's category
-    ==================  =========================================================================
+    ==============  ==========================================================================
+    ``centre``      distance from the centre of the image to the object, in image diagonals
+    ``x``, ``y``    place of the object, from -1 (left, top) to 1
+    ``distance``    from where the path stands to the object, in image diagonals
+    ``rightward``   cosine of the step's direction, 1 to the right
+    ``downward``    sine, 1 downwards
+    ``horizontal``  cosine of twice the direction, 1 to the left or right, -1 up or down
+    ``visited``     1 for an object that was fixated before
+    ``stay``        1 for the object that is fixated now, which was visited, too
+    ``target``      1 for an object of the target's category
+    ==============  ==========================================================================
 
     Parameters
     ----------
@@ -263,7 +259,7 @@ class ConditionalLogit(ScanpathModel):
     >>> from neuroattn.datasets import make_search_arrays
     >>> data = make_search_arrays(n_scenes=10, n_observers=4, seed=0)
     >>> model = ConditionalLogit().fit(data)
-    >>> bool(model.coefficients().estimate.sel(feature="match") > 0)
+    >>> bool(model.coefficients().estimate.sel(feature="target") > 0)
     True
     """
 
@@ -406,10 +402,9 @@ class NearestUnvisited(_Rule):
         distance = np.hypot(state.scene.x - state.x[:, None], state.scene.y - state.y[:, None])
         visited = state.visited
         if state.past.shape[1]:
-            others = ~visited.all(1)
             current = np.zeros_like(visited)
             np.put_along_axis(current, state.past[:, -1:], state.scene.n_objects > 1, axis=1)
-            visited = np.where(others[:, None], visited, current)
+            visited = np.where(visited.all(1, keepdims=True), current, visited)
         distance = np.where(visited, np.inf, distance)
         nearest = distance <= distance.min(1, keepdims=True) + 1
         return np.asarray(nearest / nearest.sum(1, keepdims=True))
@@ -460,8 +455,6 @@ def gold_standard(
     >>> best.log_prob.dims
     ('trial', 'fixation')
     """
-    from neuroattn._checks import check_option
-
     check_option("over", over, ("objects", "pixels"))
     grid = [
         (float(b), float(p), float(f))
@@ -533,7 +526,7 @@ def _objects_steps(dataset: ScanpathDataset) -> _StepTable:
 
 def _pixel_steps(dataset: ScanpathDataset) -> _StepTable:
     data = dataset.data
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     rows: list[tuple[int, int]] = []
     start, end = [], []
     for i, length in enumerate(data["length"].values.tolist()):
@@ -580,9 +573,8 @@ def _left_out(
             highest = exponent.max(1, keepdims=True, initial=-np.inf)
             weight = np.exp(exponent - np.where(np.isfinite(highest), highest, 0))
             weights[previous] = weight / np.maximum(weight.sum(1, keepdims=True), np.finfo(float).tiny)
-        alone = ~other.any(1)
         density = (weights[previous] * kernels[bandwidth]).sum(1)
-        out[i] = np.log(np.where(alone, uniform, (1 - floor) * density + floor * uniform))
+        out[i] = np.log(np.where(other.any(1), (1 - floor) * density + floor * uniform, uniform))
     return out
 
 
@@ -605,7 +597,7 @@ def _kernel(
 def _chosen(dataset: ScanpathDataset) -> Iterator[tuple[ObjectScene, Floats, Floats]]:
     """Yield the scene and the places of the chosen fixations of each trial."""
     data = dataset.data
-    first = int(data.attrs["first_fixation"] == "initial")
+    first = int(dataset.first_fixation == "initial")
     x, y = data["x"].values, data["y"].values
     for i, length in enumerate(data["length"].values.tolist()):
         yield dataset.scene_of(i), x[i, first:length], y[i, first:length]
@@ -628,7 +620,7 @@ def _features(state: PathState) -> Floats:
     """Return the features of each object for each path, shape (path, object, feature)."""
     scene = state.scene
     width, height = scene.size
-    unit = np.hypot(width, height) / 2
+    diagonal = np.hypot(width, height)
     across, down = scene.x - state.x[:, None], scene.y - state.y[:, None]
     length = np.hypot(across, down)
     safe = np.maximum(length, 1e-9)  # a step to where the path stands has no direction
@@ -637,16 +629,16 @@ def _features(state: PathState) -> Floats:
     if state.past.shape[1]:
         np.put_along_axis(current, state.past[:, -1:], True, axis=1)
     columns = {
-        "centre_distance": np.hypot(scene.x - width / 2, scene.y - height / 2) / unit,
+        "centre": np.hypot(scene.x - width / 2, scene.y - height / 2) / diagonal,
         "x": 2 * scene.x / width - 1,
         "y": 2 * scene.y / height - 1,
-        "distance": length / unit,
+        "distance": length / diagonal,
         "rightward": right,
         "downward": below,
         "horizontal": right**2 - below**2,
-        "return": state.visited & ~current,
+        "visited": state.visited,
         "stay": current,
-        "match": scene.matches_target,
+        "target": scene.matches_target,
     }
     return np.stack([np.broadcast_to(columns[name], length.shape) for name in FEATURES], axis=2).astype(float)
 
