@@ -20,7 +20,12 @@ from neuroattn.attention.gates import (
 )
 from neuroattn.attention.gates_reference import load_reference_gate
 from neuroattn.attention.multihead import CrossAttention
-from neuroattn.attention.positional import LearnedPosition2d, sine_position_2d
+from neuroattn.attention.positional import (
+    LearnedPosition2d,
+    gaussian_position,
+    sine_position,
+    sine_position_2d,
+)
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
@@ -42,7 +47,9 @@ __all__ = [
     "SecondOrderGate",
     "SqueezeExcite",
     "StyleRecalibration",
+    "gaussian_position",
     "load_reference_gate",
     "make_gate",
+    "sine_position",
     "sine_position_2d",
 ]
