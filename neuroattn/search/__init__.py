@@ -1,7 +1,21 @@
 """Eccentricity-dependent visual search: eccNET, its experiments, and any backbone."""
 
+from neuroattn.search.backbone import SearchBackbone
 from neuroattn.search.config import SearchConfig
-from neuroattn.search.eccnet import EccNet, SearchBackbone
+from neuroattn.search.eccnet import EccNet
+from neuroattn.search.features import VGG16
+from neuroattn.search.recognition import Recogniser, fit_recogniser
+from neuroattn.search.reference import ReferenceSearch, load_reference
 from neuroattn.search.trials import SearchTrial
 
-__all__ = ["EccNet", "SearchBackbone", "SearchConfig", "SearchTrial"]
+__all__ = [
+    "EccNet",
+    "Recogniser",
+    "ReferenceSearch",
+    "SearchBackbone",
+    "SearchConfig",
+    "SearchTrial",
+    "VGG16",
+    "fit_recogniser",
+    "load_reference",
+]
