@@ -122,7 +122,7 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
                 label = f"{float(line.human_slope):.1f} ms per item"
                 people.plot(times.set_size, times, ls="--", mfc="none", **{**style, "mew": 1.2}, label=label)
         own.set_title(str(part.experiment.item()).replace("_", ", "), loc="left")
-        own.set(ylabel="Saccades", ylim=(0, None))
+        own.set_ylabel("Saccades")
         people.set_ylabel("Reaction time (ms)")
         people.set_title("people (read off figures, no errors)", loc="left", color=_MUTED)
         if not people.lines:
@@ -134,7 +134,9 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
             if axes.lines:
                 axes.set_xticks(line.set_size.values)
                 axes.legend(loc="upper left", fontsize=8, handlelength=1.6)
-                axes.margins(y=0.3)
+                low, high = axes.get_ylim()
+                low = 0.0 if axes is own else low
+                axes.set_ylim(low, high + 0.55 * (high - low))  # room for the legend
             if i == n - 1:
                 axes.set_xlabel("Items")
     return figure
@@ -191,7 +193,7 @@ def plot_asymmetry(result: xr.Dataset, *, unfound: str = "cap") -> Figure:
             axes.text(1.06, at, note, color=colour, fontsize=7, va="center")
     known = table.human_index.notnull().values
     axes.vlines(table.human_index.values[known], centre[known] - 0.45, centre[known] + 0.45, color=_INK, lw=1)
-    axes.plot(table.human_index.values[known], centre[known] - 0.45, "d", color=_INK, ms=5, label="people")
+    axes.plot(table.human_index.values[known], centre[known], "d", color=_INK, ms=5, label="people")
     _label_rows(axes, [str(name).replace("_", ",\n") for name in experiments])
     axes.set(xlabel="Asymmetry index", xlim=(-1.08, 1.3), xticks=[-1, -0.5, 0, 0.5, 1])
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
