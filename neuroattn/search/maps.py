@@ -35,7 +35,7 @@ def correlate(features: Tensor, kernels: Tensor) -> Tensor:
     n_batch, n_channels, height, width = features.shape
     rows, columns = kernels.shape[-2:]
     before = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
-    padded = F.pad(features, before).view(1, n_batch * n_channels, height + rows - 1, width + columns - 1)
+    padded = F.pad(features, before).reshape(1, n_batch * n_channels, height + rows - 1, width + columns - 1)
     return F.conv2d(padded, kernels, groups=n_batch)[0]
 
 
