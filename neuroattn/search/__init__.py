@@ -5,13 +5,12 @@ from neuroattn.search.config import SearchConfig
 from neuroattn.search.eccnet import EccNet
 from neuroattn.search.features import VGG16
 from neuroattn.search.recognition import Recogniser, fit_recogniser
-from neuroattn.search.reference import ReferenceSearch, load_reference
+from neuroattn.search.reference import load_reference
 from neuroattn.search.trials import SearchTrial
 
 __all__ = [
     "EccNet",
     "Recogniser",
-    "ReferenceSearch",
     "SearchBackbone",
     "SearchConfig",
     "SearchTrial",

@@ -200,7 +200,7 @@ class EccNet:
                 rng=rng,
                 px_per_degree=px_per_degree,
                 canvas=np.pad(trial.image, [*pad, (0, 0)], constant_values=trial.background),
-                is_open=np.ones((height, width), bool) if trial.cells is None else trial.cells.any(0),
+                is_open=np.ones((height, width), bool) if trial.cells is None else trial.cells.max(0),
                 kernels={tap: kernel[row] for tap, kernel in kernels.items()},
                 reach=reach,
                 # As published: the square has whole halves.
@@ -259,7 +259,7 @@ class EccNet:
     def _reach(self, trial: SearchTrial) -> int:
         """Pixels from the gaze to where the image ends in the view."""
         height, width = trial.image.shape[:2]
-        return max(height, width) if self.config.view == "image" else height
+        return int(max(height, width) if self.config.view == "image" else height)
 
     def _reused(self, trial: SearchTrial) -> ReusedFeatures:
         height, width = trial.image.shape[:2]
@@ -363,7 +363,7 @@ class _Search:
     @property
     def side(self) -> int:
         """Side of the view."""
-        return self.canvas.shape[0] - self.trial.image.shape[0]
+        return int(self.canvas.shape[0] - self.trial.image.shape[0])
 
     @property
     def view(self) -> NDArray[np.uint8]:

@@ -45,8 +45,8 @@ class VGG16(nn.Module):
     {'conv3_3': torch.Size([4, 4, 4]), 'conv4_3': torch.Size([4, 4, 4]), 'conv5_3': torch.Size([4, 4, 4])}
     """
 
-    taps = ("conv3_3", "conv4_3", "conv5_3")
-    stride = 16
+    taps: tuple[str, ...] = ("conv3_3", "conv4_3", "conv5_3")
+    stride: int = 16
 
     def __init__(
         self, widths: Sequence[int] = (64, 128, 256, 512, 512), preprocessing: Preprocessing = CAFFE
@@ -63,7 +63,7 @@ class VGG16(nn.Module):
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.block1_conv1.weight.device
+        return next(self.parameters()).device
 
     def search_maps(
         self, views: Tensor, config: SearchConfig, px_per_degree: float, fixation: Tensor | None = None
