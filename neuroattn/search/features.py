@@ -58,7 +58,8 @@ class VGG16(nn.Module):
             for i in range(1, n + 1):
                 setattr(self, f"block{block}_conv{i}", nn.Conv2d(previous, width, 3, padding=1))
                 previous = width
-        self.eval().requires_grad_(False)
+        # Convolutions and pooling of few channels run two to four times as fast in this layout.
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:

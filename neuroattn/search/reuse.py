@@ -100,7 +100,7 @@ class ReusedFeatures:
         """
         firsts = [[self._first(centre) for centre in gaze] for gaze in gazes]
         self._update(canvases, gazes, firsts, memories)
-        x = self.empty[3].repeat(len(gazes), 1, 1, 1)
+        x = _copies(self.empty[3], len(gazes))
         spans = []
         for row, (gaze, first, memory) in enumerate(zip(gazes, firsts, memories, strict=True)):
             known = memory.maps[_phase(gaze)]
@@ -212,8 +212,8 @@ class ReusedFeatures:
                 for sample, (top, left) in zip(x, begins, strict=True)
             ]
         )
-        computed = self.network.block(block, crops)
-        out = self.empty[block].repeat(len(x), 1, 1, 1)
+        computed = self.network.block(block, crops.contiguous(memory_format=torch.channels_last))
+        out = _copies(self.empty[block], len(x))
         right = []
         for row, begin in enumerate(begins):
             # Where the crop ends at the border of the view, the network's own zeros lie beyond.
@@ -228,6 +228,10 @@ class ReusedFeatures:
             out[row, :, rows, columns] = computed[row, :, within[0], within[1]]
             right.append((area[0], area[1]))
         return out, right
+
+
+def _copies(x: Tensor, n: int) -> Tensor:
+    return x.expand(n, -1, -1, -1).clone(memory_format=torch.channels_last)
 
 
 def _phase(gaze: Span) -> Span:
