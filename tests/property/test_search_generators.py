@@ -80,9 +80,7 @@ def test_a_display_depends_on_its_own_place_only(seed, more):
     experiment = replace(SMALL["lighting"], seed=seed)
     (kept,) = (t for t in experiment.trials("shaded top to bottom") if t.attrs["set_size"] == 6)
     longer = replace(experiment, n_per_size=1 + more, set_sizes=(6, 12)).trials()
-    same = [
-        t for t in longer if {**t.attrs, "target_cell": 0} == {**kept.attrs, "target_cell": 0}
-    ]
+    same = [t for t in longer if {**t.attrs, "target_cell": 0} == {**kept.attrs, "target_cell": 0}]
     assert len(same) == 1
     np.testing.assert_array_equal(same[0].image, kept.image)
     others = [t for t in longer if t is not same[0] and t.attrs["set_size"] == 6]
