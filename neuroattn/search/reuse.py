@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from neuroattn.kernels.eccentricity_pool import LinearLaw, eccentricity_pool
 from neuroattn.search.config import SearchConfig
 from neuroattn.search.features import N_CONVOLUTIONS, VGG16, pool_plainly
 
@@ -74,11 +75,21 @@ class ReusedFeatures:
         around = 2 * _AROUND + _STRIDE - 1
         self.lengths = [_STRIDE * -(-(size + around) // _STRIDE) for size in image_size]
         empty = torch.full((1, side, side, 3), background, dtype=torch.uint8, device=network.device)
-        x = self._early(network.preprocess(empty))
-        self.empty = {3: x}
+        # Responses to background alone: of each block, pooled into the next, and at the taps.
+        self.empty = {3: self._early(network.preprocess(empty))}
+        self.pooled: dict[int, Tensor] = {}
+        self.windows: dict[int, Tensor] = {}
         for block in range(4, self.depth + 1):
-            x = network.block(block, network.pool(block - 1, x, config, px_per_degree))
-            self.empty[block] = x
+            before, n = self.empty[block - 1], self.empty[block - 1].shape[-1]
+            windows = config.law(block - 1, px_per_degree).windows(n, n)
+            self.windows[block - 1] = windows.to(network.device)
+            self.pooled[block] = network.pool(block - 1, before, config, px_per_degree)
+            self.empty[block] = network.block(block, self.pooled[block])
+        self.taken = {
+            block: pool_plainly(x, config.pool, times=5 - block)
+            for block, x in self.empty.items()
+            if f"conv{block}_3" in self.taps
+        }
 
     def search_maps(
         self, canvases: Sequence[NDArray[np.uint8]], gazes: Sequence[Span], memories: Sequence[FeatureMemory]
@@ -100,34 +111,27 @@ class ReusedFeatures:
         """
         firsts = [[self._first(centre) for centre in gaze] for gaze in gazes]
         self._update(canvases, gazes, firsts, memories)
-        x = _copies(self.empty[3], len(gazes))
-        spans = []
+        features = {
+            block: x.expand(len(gazes), -1, -1, -1).clone(memory_format=torch.channels_last)
+            for block, x in self.taken.items()
+        }
         for row, (gaze, first, memory) in enumerate(zip(gazes, firsts, memories, strict=True)):
-            known = memory.maps[_phase(gaze)]
-            top, left = (start // _STRIDE + _WRONG for start in first)
-            spans.append(((top, top + known.shape[1]), (left, left + known.shape[2])))
-            x[row, :, slice(*spans[-1][0]), slice(*spans[-1][1])] = known
-        features = {}
-        for block in range(3, self.depth + 1):
-            if block > 3:
-                window = self._window(block - 1, x.shape[-1])
-                x = self.network.pool(block - 1, x, self.config, self.px_per_degree)
-                spans = [
-                    (_pooled(rows, window, x.shape[2]), _pooled(columns, window, x.shape[3]))
-                    for rows, columns in spans
-                ]
-                x, spans = self._late(block, x, spans)
-            if f"conv{block}_3" in self.taps:
-                features[f"conv{block}_3"] = pool_plainly(x, self.config.pool, times=5 - block)
-        return features
+            x = memory.maps[_phase(gaze)][None]
+            corner = (first[0] // _STRIDE + _WRONG, first[1] // _STRIDE + _WRONG)
+            for block in range(3, self.depth + 1):
+                if block > 3:
+                    x, corner = self._pool(block - 1, x, corner)
+                    x, corner = self._block(block, x, corner)
+                if block in features:
+                    times = 5 - block
+                    part, begin = _widen(self.empty[block], x, corner, 0, 2**times)
+                    part = pool_plainly(part, self.config.pool, times)
+                    _paste(features[block][row], part[0], (begin[0] >> times, begin[1] >> times))
+        return {f"conv{block}_3": x for block, x in features.items()}
 
     def _first(self, centre: int) -> int:
         """First pixel, in the view, of the crop that holds the image."""
         return (self.side // 2 - centre - _AROUND) // _STRIDE * _STRIDE
-
-    def _window(self, stage: int, n: int) -> int:
-        law = self.config.law(stage, self.px_per_degree)
-        return 2 if law.slope == 0 else int(law.windows(n, n).max())
 
     def _early(self, pixels: Tensor) -> Tensor:
         """Run blocks 1 to 3."""
@@ -195,50 +199,75 @@ class ReusedFeatures:
             :, parts[0], parts[1]
         ]
 
-    def _late(
-        self, block: int, x: Tensor, spans: list[tuple[Span, Span]]
-    ) -> tuple[Tensor, list[tuple[Span, Span]]]:
-        """Run a block where its input (batch, channel, n, n) differs from background, and fill in the rest."""
-        reach, n = N_CONVOLUTIONS[block - 1], x.shape[-1]
-        lengths = [
-            min(max(span[axis][1] - span[axis][0] for span in spans) + 4 * reach, n) for axis in (0, 1)
-        ]
-        begins = [
-            [min(max(span[axis][0] - 2 * reach, 0), n - lengths[axis]) for axis in (0, 1)] for span in spans
-        ]
-        crops = torch.stack(
-            [
-                sample[:, top : top + lengths[0], left : left + lengths[1]]
-                for sample, (top, left) in zip(x, begins, strict=True)
-            ]
-        )
-        computed = self.network.block(block, crops.contiguous(memory_format=torch.channels_last))
-        out = _copies(self.empty[block], len(x))
-        right = []
-        for row, begin in enumerate(begins):
-            # Where the crop ends at the border of the view, the network's own zeros lie beyond.
-            area = [
-                (0 if first == 0 else first + reach, n if first + length == n else first + length - reach)
-                for first, length in zip(begin, lengths, strict=True)
-            ]
-            rows, columns = (slice(*span) for span in area)
-            within = [
-                slice(span[0] - first, span[1] - first) for span, first in zip(area, begin, strict=True)
-            ]
-            out[row, :, rows, columns] = computed[row, :, within[0], within[1]]
-            right.append((area[0], area[1]))
-        return out, right
+    def _pool(self, stage: int, x: Tensor, corner: Span) -> tuple[Tensor, Span]:
+        """Pool a part of a map; return the part of the pooled map that it can change."""
+        windows = self.windows[stage]
+        largest = int(windows.max())
+        reach = largest // 2 + 2
+        part, begin = _widen(self.empty[stage], x, corner, 2 * (reach + 2), 2, odd=True)
+        begin = (begin[0] // 2, begin[1] // 2)
+        if largest == 2:
+            pooled = pool_plainly(part, self.config.pool)
+        else:
+            rows, columns = (slice(b, b + -(-n // 2)) for b, n in zip(begin, part.shape[2:], strict=True))
+            pooled = eccentricity_pool(
+                part, law=_Given(given=windows[:, rows, columns]), mode=self.config.pool
+            )
+        # Windows at the edge of the part lack what lies beyond it.
+        return _trim(pooled, begin, -(-reach // 2), self.pooled[stage + 1].shape[-1])
+
+    def _block(self, block: int, x: Tensor, corner: Span) -> tuple[Tensor, Span]:
+        """Run a block on a part of a map; return the part of its output that it can change."""
+        reach = N_CONVOLUTIONS[block - 1]
+        part, begin = _widen(self.pooled[block], x, corner, 2 * reach, 1)
+        return _trim(self.network.block(block, part), begin, reach, self.pooled[block].shape[-1])
 
 
-def _copies(x: Tensor, n: int) -> Tensor:
-    return x.expand(n, -1, -1, -1).clone(memory_format=torch.channels_last)
+@dataclass(frozen=True, eq=False)
+class _Given(LinearLaw):
+    """The windows of a part of a map, whose own law they follow."""
+
+    given: Tensor = field(default_factory=lambda: torch.empty(0))
+
+    def canvas(self, height: int, width: int) -> Span:
+        return height, width
+
+    def windows(self, height: int, width: int, stride: int = 2, fixation: Tensor | None = None) -> Tensor:
+        return self.given
+
+
+def _widen(
+    whole: Tensor, x: Tensor, corner: Span, by: int, multiple: int, *, odd: bool = False
+) -> tuple[Tensor, Span]:
+    """Surround a part (1, channel, y, x) by what the map is elsewhere, from a multiple to a multiple.
+
+    With ``odd`` the part of a map of odd size has odd sizes, which decide how windows lie.
+    """
+    n = whole.shape[-1]
+    begin, end = [], []
+    for first, size in zip(corner, x.shape[2:], strict=True):
+        begin.append(max(first - by, 0) // multiple * multiple)
+        last = -(-(first + size + by) // multiple) * multiple
+        end.append(min(last - 1 if odd and n % 2 else last, n))
+    part = whole[:, :, begin[0] : end[0], begin[1] : end[1]].clone(memory_format=torch.channels_last)
+    _paste(part[0], x[0], (corner[0] - begin[0], corner[1] - begin[1]))
+    return part, (begin[0], begin[1])
+
+
+def _paste(whole: Tensor, part: Tensor, corner: Span) -> None:
+    """Write a part (channel, y, x) into a map."""
+    (top, left), (height, width) = corner, part.shape[1:]
+    whole[:, top : top + height, left : left + width] = part
+
+
+def _trim(x: Tensor, corner: Span, by: int, n: int) -> tuple[Tensor, Span]:
+    """Cut off the edges of a part, except where the map of side n ends there too."""
+    kept = []
+    for first, size in zip(corner, x.shape[2:], strict=True):
+        kept.append((0 if first == 0 else by, size if first + size == n else size - by))
+    (top, bottom), (left, right) = kept
+    return x[:, :, top:bottom, left:right], (corner[0] + top, corner[1] + left)
 
 
 def _phase(gaze: Span) -> Span:
     return gaze[0] % _STRIDE, gaze[1] % _STRIDE
-
-
-def _pooled(span: Span, window: int, n: int) -> Span:
-    """Return the outputs that windows of up to a size, with stride 2, can fill from a span of inputs."""
-    reach = window // 2 + 2
-    return max((span[0] - reach) // 2, 0), min(-(-(span[1] + reach) // 2), n)
