@@ -57,12 +57,10 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
                 trial = first[set_size]
                 axes = figure.add_subplot(grid[2 * e + c, s])
                 axes.imshow(trial.image, interpolation="antialiased")
-                rows, across = np.nonzero(trial.target_mask)
-                corner = across.min() - 0.5, rows.min() - 0.5
-                axes.add_patch(
-                    Rectangle(corner, np.ptp(across) + 1, np.ptp(rows) + 1, fill=False, ec=_MODELS[0], lw=1)
-                )
-                axes.set(xticks=[], yticks=[])
+                row, column = divmod(trial.attrs["target_cell"], experiment.grid[1])
+                height, width = experiment.cell_px
+                corner = column * width - 0.5, row * height - 0.5
+                axes.add_patch(Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1))
                 axes.spines[:].set(visible=True, color=_RULE)
                 title = str(set_size) if s else f"{condition.name}, {set_size}"
                 axes.set_title(title, loc="left", fontsize=8, pad=3)
