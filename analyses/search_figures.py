@@ -119,7 +119,8 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
             if len(times):
                 label = f"{float(line.human_slope):.1f} ms per item"
                 people.plot(times.set_size, times, ls="--", mfc="none", **{**style, "mew": 1.2}, label=label)
-        own.set_title(str(part.experiment.item()).replace("_", ", "), loc="left")
+        title = str(part.experiment.item()).replace("_", ", ")
+        own.set_title(f"{title}: {part.model.item()}", loc="left")
         own.set_ylabel("Saccades")
         people.set_ylabel("Reaction time (ms)")
         people.set_title("people (read off figures, no errors)", loc="left", color=_MUTED)

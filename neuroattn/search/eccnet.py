@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuroattn._checks import check_range, check_seed
+from neuroattn._checks import check_option, check_range, check_seed
 from neuroattn.results import Scanpath
 from neuroattn.search.backbone import SearchBackbone
 from neuroattn.search.config import SearchConfig
@@ -77,6 +77,8 @@ class EccNet:
         self.config = SearchConfig.clean() if config is None else config
         self.recogniser = recogniser
         self.reuse = reuse
+        for tap in self.config.taps or ():
+            check_option("taps", tap, backbone.taps)
         if reuse and not isinstance(backbone, VGG16):
             raise TypeError(f"reuse needs a VGG16 as backbone, got {type(backbone).__name__}")
         if reuse and self.config.margin_px < 46:
