@@ -60,7 +60,10 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
                 row, column = divmod(trial.attrs["target_cell"], experiment.grid[1])
                 height, width = experiment.cell_px
                 corner = column * width - 0.5, row * height - 0.5
-                axes.add_patch(Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1))
+                axes.add_patch(
+                    Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1, clip_on=False)
+                )
+                axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(visible=True, color=_RULE)
                 title = str(set_size) if s else f"{condition.name}, {set_size}"
                 axes.set_title(title, loc="left", fontsize=8, pad=3)
