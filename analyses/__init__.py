@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
+from neuroattn.analyses.representations import representational_similarity
 from neuroattn.analyses.token_masking import masking_effect
 
 if TYPE_CHECKING:
@@ -39,6 +40,7 @@ __all__ = [
     "map_attention",
     "masking_effect",
     "read_trials",
+    "representational_similarity",
     "run_encoder_study",
     "seed_agreement",
     "write_decoding_report",

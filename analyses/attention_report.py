@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from neuroattn import __version__
+from neuroattn._references import REFERENCES
 from neuroattn.analyses import figures
 from neuroattn.analyses.report import (
     Block,
@@ -20,29 +21,12 @@ from neuroattn.analyses.report import (
     Figures,
     Pairs,
     Paragraph,
-    Reference,
     References,
     Section,
     Table,
     render_report,
 )
 
-REFERENCES = (
-    Reference(
-        "Wimpff, Gizzi, Zerfowski & Yang (2024). EEG motor imagery decoding: a framework for comparative analysis with "
-        "channel attention mechanisms. Journal of Neural Engineering 21.",
-        "10.1088/1741-2552/ad48b9",
-    ),
-    Reference(
-        "Nichols & Holmes (2002). Nonparametric permutation tests for functional neuroimaging. Human Brain Mapping 15.",
-        "10.1002/hbm.1058",
-    ),
-    Reference(
-        "Jayaram & Barachant (2018). MOABB: trustworthy algorithm benchmarking for BCIs. Journal of Neural "
-        "Engineering 15.",
-        "10.1088/1741-2552/aadea0",
-    ),
-)
 _TUNING = {
     "fixed": "Every attention had its default options, the same for all subjects.",
     "nested": "Every pipeline chose among three settings in cross-validation within the training trials.",
@@ -256,7 +240,8 @@ def _methods(study: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
         )
     versions = ", ".join(f"{name} {v}" for name, v in json.loads(study.attrs["versions"]).items())
     text.append(f"Software: {versions}.")
-    references = REFERENCES if study.sizes["dataset"] > 1 else REFERENCES[:2]
+    cited = ["wimpff2024", "nichols2002", "jayaram2018"][: 3 if study.sizes["dataset"] > 1 else 2]
+    references = [REFERENCES[key] for key in cited]
     return [Paragraph(" ".join(text), paste=True), References(references)]
 
 

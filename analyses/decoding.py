@@ -23,13 +23,15 @@ from neuroattn.results import provenance, replacing
 
 NETWORK = "basenet"
 PROTOCOLS = ("leave-one-run-out", "blocks", "leave-one-subject-out", "subject-folds")
+ACROSS = ("leave-one-subject-out", "subject-folds")
+NULLS = ("refit", "predictions")
 N_FOLDS = 5  # of "blocks" and "subject-folds"
 N_SIZES = 4  # of a learning curve
 N_TOGETHER = 50  # permutations that are computed, and stored, at once
 N_RESAMPLES = 1000
 IMAGERY = "decodes imagery-band activity"
 SLOW = "decodes cue-locked slow signals"
-NOTHING = "not above its null"
+NOTHING = "not above chance"
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the steps done and the steps in all."""
@@ -120,6 +122,7 @@ def decode_trials(
     conditions: Sequence[Condition] | None = None,
     protocol: str | None = None,
     n_permutations: int = 200,
+    null: str = "refit",
     n_epochs: int = 100,
     seed: int = 0,
     device: str = "cpu",
@@ -146,7 +149,12 @@ def decode_trials(
         "leave-one-subject-out" and "subject-folds" (five groups of subjects) across subjects. By default the first
         that the trials allow, across subjects if there are several.
     n_permutations : int, default 200
-        Labels are shuffled so many times within each run; all that uses labels is then fitted again in every fold.
+        Labels are shuffled so many times within each run.
+    null : {"refit", "predictions"}, default "refit"
+        "refit" fits all that uses labels again, in every fold, to each shuffled set. "predictions" compares the
+        shuffled labels with the predictions as they are, which costs nothing: for protocols across subjects only,
+        whose decoders have seen no label of the subjects they are tested on. Each fold's null is then exact given
+        its decoder; that the folds' decoders were trained on each other's labels is left out.
     n_epochs : int, default 100
         Epochs of the networks, for scores and nulls alike. The paper trains for 1000 [1]_.
     seed : int
@@ -195,6 +203,7 @@ def decode_trials(
     check_seed(seed)
     classes = check_labels("y", trials.y)
     protocol, folds = decoding_folds(trials, protocol)
+    check_null(null, protocol)
     for fold in folds:
         check_labels(f"y without {fold.held_out} of subject {fold.subject}", trials.y[fold.train], classes)
     codes = np.searchsorted(classes, trials.y)
@@ -206,7 +215,8 @@ def decode_trials(
     decoders = {(name, c.name): _Decoder(name, trials, c, n_epochs, seed, device) for name, c in cells}
     sizes = _learning_sizes(folds, len(classes))
     curves = [name for name, c in cells if c == conditions[0]]
-    total = len(cells) * (1 + -(-n_permutations // N_TOGETHER)) + len(curves) * (len(sizes) - 1)
+    refits = range(0, n_permutations, N_TOGETHER) if null == "refit" else range(0)
+    total = len(cells) * (1 + len(refits)) + len(curves) * (len(sizes) - 1)
     done = 0
 
     def predict(
@@ -244,6 +254,8 @@ def decode_trials(
         scores.subject_accuracy.loc[cell] = accuracy(predicted, codes[None])[0]
         scores.prediction.loc[cell] = classes[predicted[0]].astype(str)
         np.add.at(scores.confusion.loc[cell].values, (codes, predicted[0]), 1)
+        if null == "predictions" and shuffled:
+            scores.null.loc[cell] = accuracy(predicted, np.stack(shuffled)).mean(axis=1)
     for name in curves:
         first = conditions[0].name
         scores.learning_curve.loc[name, sizes[-1]] = scores.subject_accuracy.loc[name, first].mean()
@@ -252,7 +264,7 @@ def decode_trials(
             predicted = predict(name, first, f"train-{size}", some, codes[None])
             scores.learning_curve.loc[name, size] = accuracy(predicted, codes[None]).mean()
     for name, condition in sorted(cells, key=lambda cell: cell[0].startswith(NETWORK)):
-        for start in range(0, n_permutations, N_TOGETHER):
+        for start in refits:
             labels = np.stack(shuffled[start : start + N_TOGETHER])
             predicted = predict(name, condition.name, f"null-{start}-{len(labels)}", folds, labels)
             scores.null.loc[name, condition.name, start : start + len(labels) - 1] = accuracy(
@@ -263,6 +275,7 @@ def decode_trials(
         "conditions": [asdict(condition) for condition in conditions],
         "protocol": protocol,
         "n_permutations": n_permutations,
+        "null": null,
         "n_epochs": n_epochs,
     }
     return _summarised(scores, seed).assign_attrs(provenance(seed, config) | {"protocol": protocol})
@@ -285,6 +298,21 @@ def check_pipeline(name: str) -> str:
     else:
         check_option("pipeline", name, (*BASELINES, NETWORK))
     return name
+
+
+def check_null(null: str, protocol: str) -> None:
+    """Check that there is such a null and that it holds for the protocol.
+
+    Examples
+    --------
+    >>> check_null("predictions", "subject-folds")
+    >>> check_null("predictions", "blocks")
+    Traceback (most recent call last):
+    ValueError: null 'predictions' needs a protocol across subjects, got 'blocks'
+    """
+    check_option("null", null, NULLS)
+    if null == "predictions" and protocol not in ACROSS:
+        raise ValueError(f"null 'predictions' needs a protocol across subjects, got {protocol!r}")
 
 
 def new_estimator(
@@ -406,7 +434,7 @@ def verdicts(scores: xr.Dataset) -> dict[str, str]:
     Returns
     -------
     dict of str to str
-        Pipeline to "decodes imagery-band activity", "decodes cue-locked slow signals" or "not above its null".
+        Pipeline to "decodes imagery-band activity", "decodes cue-locked slow signals" or "not above chance".
 
     Examples
     --------

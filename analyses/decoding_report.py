@@ -12,6 +12,7 @@ import numpy as np
 import xarray as xr
 
 from neuroattn import __version__
+from neuroattn._references import REFERENCES, Reference
 from neuroattn.analyses import decoding_figures as drawing
 from neuroattn.analyses.decoding import N_RESAMPLES, NETWORK
 from neuroattn.analyses.figures import to_svg
@@ -24,50 +25,28 @@ from neuroattn.analyses.report import (
     Figures,
     Pairs,
     Paragraph,
-    Reference,
     References,
     Section,
     Table,
     render_report,
 )
 
+NULL_TEXTS = {
+    "refit": "everything that uses labels fitted again",
+    "predictions": "compared with the predictions as they are",
+}
 PROTOCOL_TEXTS = {
     "leave-one-run-out": "each run was tested with the other runs of the same subject for training",
     "blocks": "five blocks of neighbouring trials of each subject were tested in turn",
     "leave-one-subject-out": "each subject was tested with all others for training",
     "subject-folds": "five groups of subjects were tested in turn",
 }
-_WIMPFF = Reference(
-    "Wimpff M, Gizzi L, Zerfowski J, Yang B (2024). EEG motor imagery decoding: a framework for comparative "
-    "analysis with channel attention mechanisms. Journal of Neural Engineering 21:036020.",
-    "10.1088/1741-2552/ad48b9",
-)
-_BARACHANT = Reference(
-    "Barachant A, Bonnet S, Congedo M, Jutten C (2013). Classification of covariance matrices using a "
-    "Riemannian-based kernel for BCI applications. Neurocomputing 112:172–178.",
-    "10.1016/j.neucom.2012.12.039",
-)
-_BLANKERTZ = Reference(
-    "Blankertz B, Tomioka R, Lemm S, Kawanabe M, Müller K-R (2008). Optimizing spatial filters for robust EEG "
-    "single-trial analysis. IEEE Signal Processing Magazine 25:41–56.",
-    "10.1109/MSP.2008.4408441",
-)
-_COMBRISSON = Reference(
-    "Combrisson E, Jerbi K (2015). Exceeding chance level by chance: the caveat of theoretical chance levels in "
-    "brain signal classification and statistical assessment of decoding accuracy. Journal of Neuroscience "
-    "Methods 250:126–136.",
-    "10.1016/j.jneumeth.2015.01.010",
-)
-_HAUFE = Reference(
-    "Haufe S, Meinecke F, Görgen K, Dähne S, Haynes J-D, Blankertz B, Bießmann F (2014). On the interpretation of "
-    "weight vectors of linear models in multivariate neuroimaging. NeuroImage 87:96–110.",
-    "10.1016/j.neuroimage.2013.10.067",
-)
-_MNE = Reference(
-    "Gramfort A, Luessi M, Larson E, et al. (2013). MEG and EEG data analysis with MNE-Python. Frontiers in "
-    "Neuroscience 7:267.",
-    "10.3389/fnins.2013.00267",
-)
+_WIMPFF = REFERENCES["wimpff2024"]
+_BARACHANT = REFERENCES["barachant2013"]
+_BLANKERTZ = REFERENCES["blankertz2008"]
+_COMBRISSON = REFERENCES["combrisson2015"]
+_HAUFE = REFERENCES["haufe2014"]
+_MNE = REFERENCES["gramfort2013"]
 
 
 def write_decoding_report(
@@ -104,7 +83,7 @@ def write_decoding_report(
     >>> trials = Trials(X, y, metadata, ["C3", "C4"], sfreq=100, tmin=-1)
     >>> page = Path(tempfile.mkdtemp()) / "report.html"
     >>> write_decoding_report(page, decode_trials(trials, ["tangent-space"], n_permutations=20), config={})
-    >>> "tangent-space: not above its null" in page.read_text(encoding="utf-8")
+    >>> "tangent-space: not above chance" in page.read_text(encoding="utf-8")
     True
     """
     n_subjects = scores.sizes["subject"]
@@ -137,13 +116,13 @@ def summarise_decoding(scores: xr.Dataset) -> list[str]:
     Examples
     --------
     >>> scores = xr.Dataset(
-    ...     {"accuracy": (("pipeline", "condition"), [[0.8, 0.7]]), "verdict": ("pipeline", ["not above its null"]),
+    ...     {"accuracy": (("pipeline", "condition"), [[0.8, 0.7]]), "verdict": ("pipeline", ["not above chance"]),
     ...      "null_95": (("pipeline", "condition"), [[0.9, 0.6]]), "adjusted_chance": 0.62},
     ...     {"pipeline": ["csp-lda"], "condition": ["imagery", "pre-cue"]})
     >>> for sentence in summarise_decoding(scores):
     ...     print(sentence)
-    csp-lda: not above its null.
-    Before the cue, where there is nothing to decode, csp-lda is above its null: the recording, its filter or the
+    csp-lda: not above chance.
+    Before the cue, where there is nothing to decode, csp-lda is above chance: the recording, its filter or the
     order of trials gives labels away, and no other score can be trusted.
     """
     found: dict[str, list[str]] = {}
@@ -167,7 +146,7 @@ def summarise_decoding(scores: xr.Dataset) -> list[str]:
         if names:
             sentences.append(
                 f"Before the cue, where there is nothing to decode, {_join(names)} "
-                f"{'is' if len(names) == 1 else 'are'} above {'its' if len(names) == 1 else 'their'} null: the "
+                f"{'is' if len(names) == 1 else 'are'} above chance: the "
                 "recording, its filter or the order of trials gives labels away, and no other score can be trusted."
             )
     return sentences
@@ -206,7 +185,7 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
         rows.append(cells)
     n = scores.sizes["permutation"]
     null = (
-        f"Ticks: 95 % point of {n} permutations of the labels within each run, everything fitted again. "
+        f"Ticks: 95 % point of {n} permutations of the labels within each run, {NULL_TEXTS[_config(scores)['null']]}. "
         if n
         else "No permutation null was computed. "
     )
@@ -339,7 +318,7 @@ def _methods(
     if resolved["n_permutations"]:
         text.append(
             f"Scores are compared with the 95 % point of {resolved['n_permutations']} permutations of the labels "
-            "within each run, for each of which all that uses labels was fitted again, and"
+            f"within each run ({NULL_TEXTS[resolved['null']]}), and"
         )
         text[-1] += f" with the binomial adjusted chance level {cite(_COMBRISSON)}."
     else:

@@ -15,6 +15,7 @@ from neuroattn.analyses.decoder import Decoder
 from neuroattn.analyses.decoding import (
     Condition,
     Progress,
+    check_null,
     decode_trials,
     decoding_folds,
     default_conditions,
@@ -37,6 +38,7 @@ def decode_recording(
     conditions: Sequence[Condition] | None = None,
     protocol: str | None = None,
     n_permutations: int = 200,
+    null: str = "refit",
     n_epochs: int = 100,
     seed: int = 0,
     device: str = "cpu",
@@ -57,7 +59,7 @@ def decode_recording(
         See :func:`decode_trials`.
     cut : mapping
         Arguments of :func:`neuroattn.datasets.load_eeg` by which the trials were cut, kept with the models.
-    conditions, protocol, n_permutations, n_epochs, seed, device, progress
+    conditions, protocol, n_permutations, null, n_epochs, seed, device, progress
         See :func:`decode_trials`.
     resume : bool, default False
         Continue in ``out``: finished parts are kept.
@@ -95,9 +97,11 @@ def decode_recording(
         "conditions": [vars(condition) for condition in chosen],
         "protocol": protocol,
         "n_permutations": n_permutations,
+        "null": null,
         "n_epochs": n_epochs,
         "seed": seed,
     }
+    check_null(null, decoding_folds(trials, protocol)[0])
     rehearse(trials, pipelines, chosen, protocol)
     open_study(out, config, resume)
     scores = decode_trials(
@@ -106,6 +110,7 @@ def decode_recording(
         conditions=chosen,
         protocol=protocol,
         n_permutations=n_permutations,
+        null=null,
         n_epochs=n_epochs,
         seed=seed,
         device=device,
@@ -216,7 +221,7 @@ def score_table(scores: xr.Dataset) -> pd.DataFrame:
     >>> scores = xr.Dataset(
     ...     {"accuracy": (("pipeline", "condition"), [[0.8]]), "null_95": (("pipeline", "condition"), [[0.6]]),
     ...      "p_value": (("pipeline", "condition"), [[0.005]]), "adjusted_chance": 0.62,
-    ...      "verdict": ("pipeline", ["not above its null"]),
+    ...      "verdict": ("pipeline", ["not above chance"]),
     ...      "accuracy_ci": (("pipeline", "condition", "bound"), [[[0.7, 0.9]]])},
     ...     {"pipeline": ["csp-lda"], "condition": ["imagery"], "bound": ["low", "high"]})
     >>> score_table(scores)[["pipeline", "condition", "accuracy", "low", "high"]].values.tolist()

@@ -74,6 +74,7 @@ _STYLE: Any = {
 SCORE_LABELS = {
     "correlation": "Correlation r",
     "r2_over_ceiling": "r² / noise ceiling",
+    "similarity": "Similarity of geometries",
 }
 
 
@@ -143,9 +144,9 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     ----------
     roi_scores : Dataset, dims (model, roi, bound)
         With ``n_units`` (roi), ``<score>`` (model, roi) and ``<score>_ci`` (model, roi, bound);
-        ``<score>_shuffled`` (model, roi) is marked where present. A region without a finite score says why:
-        it has no units, or none with a usable ceiling.
-    score : {"correlation", "r2_over_ceiling"}
+        ``<score>_shuffled`` or ``<score>_null`` (model, roi) is marked where present. A region without a finite
+        score says why: it has no units, or none with a usable ceiling.
+    score : {"correlation", "r2_over_ceiling", "similarity"}
 
     Returns
     -------
@@ -173,7 +174,7 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     centre = np.arange(len(rois))
     for row in centre[1::2]:
         axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
-    shuffled = f"{score}_shuffled"
+    marks = {f"{score}_shuffled": "shuffled images", f"{score}_null": "null, 95 %"}
     for i, model in enumerate(models):
         y = centre + (i - (len(models) - 1) / 2) * step
         table = roi_scores.sel(model=model)
@@ -182,10 +183,10 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
         colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
         axes.hlines(y, low, high, color=colour, lw=1.4)
         axes.plot(value, y, marker, color=colour, ms=5, mew=0, label=str(model))
-        if shuffled in table:
-            axes.plot(table[shuffled].values, y, "|", color=colour, ms=5, mew=1)
-    if shuffled in roi_scores:
-        axes.plot([], [], "|", color=_MUTED, ms=6, mew=1, label="shuffled images")
+        for mark in marks.keys() & set(table):
+            axes.plot(table[mark].values, y, "|", color=colour, ms=5, mew=1)
+    for mark in marks.keys() & set(roi_scores):
+        axes.plot([], [], "|", color=_MUTED, ms=6, mew=1, label=marks[mark])
     axes.axvline(0, color=_MUTED, lw=0.7)
     _label_rows(axes, [str(roi) for roi in rois])
     for row in np.flatnonzero(~np.isfinite(roi_scores[score].transpose("model", "roi").values).any(0)):
@@ -195,6 +196,37 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     figure.legend(
         loc="outside upper left", ncols=columns, handletextpad=0.2, columnspacing=1.2, borderaxespad=0
     )
+    return figure
+
+
+@_styled
+def plot_representations(result: xr.Dataset) -> Figure:
+    """Draw how alike the geometry of every model and of every region is, with noise ceilings as grey bars.
+
+    Parameters
+    ----------
+    result : Dataset
+        Of :func:`neuroattn.analyses.representational_similarity`. Ticks mark the confidence point of the null.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> result = xr.Dataset(
+    ...     {"mean": (("model", "roi"), [[0.4]]), "interval": (("model", "roi", "bound"), [[[0.3, 0.5]]]),
+    ...      "null": (("model", "roi"), [[0.1]]), "ceiling_lower": ("roi", [0.6]), "ceiling_upper": ("roi", [0.7])},
+    ...     {"model": ["DINOv2"], "roi": ["FFA"]})
+    >>> plot_representations(result).axes[0].get_xlabel()
+    'Similarity of geometries'
+    """
+    names = {"mean": "similarity", "interval": "similarity_ci", "null": "similarity_null"}
+    scores = result.rename(names | ({"similarity": "by_subject"} if "similarity" in result else {}))
+    figure = plot_roi_scores(scores.assign(n_units=xr.ones_like(result.ceiling_lower)), "similarity")
+    axes = figure.axes[0]
+    low, high = result.ceiling_lower.values, result.ceiling_upper.values
+    axes.barh(np.arange(len(low)), high - low, 0.8, low, color=_MUTED, alpha=0.35, lw=0, zorder=0)
     return figure
 
 

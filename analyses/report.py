@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from neuroattn import __version__
 from neuroattn._checks import check_shape
+from neuroattn._references import REFERENCES, Reference
 from neuroattn.analyses import figures
 from neuroattn.analyses.fits import family
 from neuroattn.results import replacing
@@ -79,14 +80,6 @@ class Bullets:
 
     kind: ClassVar[str] = "bullets"
     items: Sequence[str]
-
-
-@dataclass(frozen=True)
-class Reference:
-    """A publication and its DOI."""
-
-    text: str
-    doi: str = ""
 
 
 @dataclass(frozen=True)
@@ -1190,37 +1183,12 @@ def _run(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any]) 
     return blocks
 
 
-_ENCODERS = Reference(
-    "Adeli H, Sun M, Kriegeskorte N (2025). Transformer brain encoders explain human high-level visual "
-    "responses. arXiv:2505.17329.",
-    "10.48550/arXiv.2505.17329",
-)
-_HIMALAYA = Reference(
-    "Dupré la Tour T, Eickenberg M, Nunez-Elizalde AO, Gallant JL (2022). Feature-space selection with "
-    "banded ridge regression. NeuroImage 264:119728.",
-    "10.1016/j.neuroimage.2022.119728",
-)
-_FACTORISED = Reference(
-    "Klindt DA, Ecker AS, Euler T, Bethge M (2017). Neural system identification for large populations "
-    "separating “what” and “where”. Advances in Neural Information Processing Systems 30. arXiv:1711.02653.",
-    "10.48550/arXiv.1711.02653",
-)
-_PROBING = Reference(
-    "Psomas B, Christopoulos D, Baltzi E, Kakogeorgiou I, Aravanis T, Komodakis N, Karantzalos K, Avrithis "
-    "Y, Tolias G (2025). Attention, please! Revisiting attentive probing through the lens of efficiency. "
-    "arXiv:2506.10178.",
-    "10.48550/arXiv.2506.10178",
-)
-_NSD = Reference(
-    "Allen EJ, St-Yves G, Wu Y, et al. (2022). A massive 7T fMRI dataset to bridge cognitive neuroscience "
-    "and artificial intelligence. Nature Neuroscience 25:116–126.",
-    "10.1038/s41593-021-00962-x",
-)
-_NILEARN = Reference(
-    "Abraham A, Pedregosa F, Eickenberg M, et al. (2014). Machine learning for neuroimaging with "
-    "scikit-learn. Frontiers in Neuroinformatics 8:14.",
-    "10.3389/fninf.2014.00014",
-)
+_ENCODERS = REFERENCES["adeli2025"]
+_HIMALAYA = REFERENCES["duprelatour2022"]
+_FACTORISED = REFERENCES["klindt2017"]
+_PROBING = REFERENCES["psomas2025"]
+_NSD = REFERENCES["allen2022"]
+_NILEARN = REFERENCES["abraham2014"]
 #: How the methods paragraph names each model, and whom it cites.
 _MODELS = {
     "attention": (

@@ -33,6 +33,7 @@ OPS = (
     "eeg_batched",
     "eeg_streaming",
     "search",
+    "multimatch",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"

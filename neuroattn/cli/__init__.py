@@ -32,6 +32,7 @@ def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
+        cite,
         decode_eeg,
         decode_eeg_study,
         doctor,

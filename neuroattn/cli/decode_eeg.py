@@ -76,6 +76,15 @@ def fit(
     permutations: Annotated[
         int, _option("--permutations", help="Permutations of the labels in each null.", panel=RUN)
     ] = 200,
+    null: Annotated[
+        str,
+        _option(
+            "--null",
+            help="refit: fit again to each permutation. predictions: compare each with the predictions as they are, "
+            "for protocols across subjects.",
+            panel=RUN,
+        ),
+    ] = "refit",
     seed: Annotated[int, _option("--seed", help="Seed of all that is random.", panel=RUN)] = 0,
     device: Annotated[str, _option("--device", help="auto, cpu, cuda ...", panel=RUN)] = "auto",
     resume: Annotated[
@@ -96,7 +105,7 @@ def fit(
     --model csp-lda,basenet --attention eca,se --permutations 500 --out bids-decoded
     """
     from neuroattn._checks import check_range, check_seed
-    from neuroattn.analyses.decoding import check_pipeline, default_conditions
+    from neuroattn.analyses.decoding import check_null, check_pipeline, decoding_folds, default_conditions
     from neuroattn.analyses.decoding_study import decode_recording
     from neuroattn.datasets import load_eeg
 
@@ -117,11 +126,13 @@ def fit(
     }
     trials = load_eeg(files, **cut)
     conditions = default_conditions(trials, band=edges, tmin=tmin)
+    check_null(null, decoding_folds(trials, protocol)[0])
     if "slow-signals" not in model and not _has_pairs(trials):
         pipelines.remove("slow-signals")
         typer.echo("no left and right electrodes: scores are without the slow-signal control", err=True)
     if dry_run:
-        _print_plan(trials, pipelines, conditions, protocol, permutations, epochs, seed, chosen)
+        refits = permutations if null == "refit" else 0
+        _print_plan(trials, pipelines, conditions, protocol, refits, epochs, seed, chosen)
         return
     with progress_bars() as progress:
         scores = decode_recording(
@@ -132,6 +143,7 @@ def fit(
             conditions=conditions,
             protocol=protocol,
             n_permutations=permutations,
+            null=null,
             n_epochs=epochs,
             seed=seed,
             device=chosen,
@@ -261,7 +273,9 @@ def _print_plan(
         typer.echo(f"  subject {subject}, session {session}, run {run}: {shown}")
     for note in trials.notes:
         typer.echo(f"  note: {note}")
-    typer.echo(f"{name}: {len(folds)} folds, {permutations} permutations, {len(conditions)} conditions")
+    typer.echo(
+        f"{name}: {len(folds)} folds, {permutations} permutations fitted again, {len(conditions)} conditions"
+    )
     for pipeline in pipelines:
         seconds = estimate_seconds(
             trials, pipeline, conditions[1], folds, n_permutations=permutations, n_epochs=epochs, seed=seed,

@@ -5,7 +5,7 @@ from neuroattn.eeg.baselines import baseline
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.batched import train_together
 from neuroattn.eeg.classifier import MotorImageryClassifier
-from neuroattn.eeg.insert import insert_attention
+from neuroattn.eeg.insert import insert_attention, inserted_attentions
 from neuroattn.eeg.interpret import attention_gates, attention_maps, saliency, spatial_patterns
 from neuroattn.eeg.moabb import run_moabb
 from neuroattn.eeg.pipelines import BandPass, LateralDifferences
@@ -33,6 +33,7 @@ __all__ = [
     "attention_maps",
     "baseline",
     "insert_attention",
+    "inserted_attentions",
     "load_reference",
     "paper_settings",
     "plain_stem",

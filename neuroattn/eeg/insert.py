@@ -98,7 +98,7 @@ def insert_attention(
     Notes
     -----
     Copying, pickling and saving the state work as before. ``get_config`` and ``from_config`` of the model do not know
-    the attention: rebuild the model, insert the attention, then load the state. Maps with two long axes are gated
+    the attention; `inserted_attentions` gives what they lack. Maps with two long axes are gated
     by channel from all their samples. The gate of a trial is had from a hook:
     ``module.attention.gate.register_forward_pre_hook(lambda gate, args: gates.append(gate.gate(*args)))``.
 
@@ -153,7 +153,51 @@ def insert_attention(
     if not before:
         parts.move_to_end("attention")
     gated.set_submodule(path, nn.Sequential(parts))
+    request = {"attention": attention, "after": after, **options}
+    gated._inserted = [*getattr(model, "_inserted", []), request]  # type: ignore[assignment]
     return gated
+
+
+def inserted_attentions(model: nn.Module) -> list[dict[str, Any]]:
+    """Return the attentions put into a model, as arguments of `insert_attention` that can be written to JSON.
+
+    Together with the model's own configuration they rebuild it, weights aside: put them in one after another, in
+    their order.
+
+    Parameters
+    ----------
+    model : Module
+        Made by `insert_attention`, or any other: then nothing was put in.
+
+    Returns
+    -------
+    list of dict
+
+    Raises
+    ------
+    TypeError
+        If an attention was given as a module or a factory, which has no name.
+
+    Examples
+    --------
+    >>> from braindecode.models import ShallowFBCSPNet
+    >>> model = ShallowFBCSPNet(n_chans=3, n_outputs=2, n_times=500, sfreq=250)
+    >>> gated = insert_attention(model, "eca", kernel_size=3)
+    >>> inserted_attentions(gated)
+    [{'attention': 'eca', 'after': None, 'kernel_size': 3}]
+    >>> again = ShallowFBCSPNet.from_config(gated.get_config())
+    >>> for arguments in inserted_attentions(gated):
+    ...     again = insert_attention(again, **arguments)
+    >>> again.load_state_dict(gated.state_dict())
+    <All keys matched successfully>
+    """
+    found: list[dict[str, Any]] = [dict(one) for one in getattr(model, "_inserted", [])]
+    for one in found:
+        if not isinstance(one["attention"], str):
+            raise TypeError(
+                f"model must hold attentions given by name, got a {type(one['attention']).__name__}"
+            )
+    return found
 
 
 def _probe(model: nn.Module) -> dict[str, list[_Call]]:

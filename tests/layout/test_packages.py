@@ -17,6 +17,7 @@ LINKED = ("kernels", "datasets", "analyses")
 ORDER = [
     ("neuroattn",),
     ("_checks", "_extras"),
+    ("_references",),
     ("_backbones",),
     ("results",),
     ("kernels",),

@@ -269,9 +269,30 @@ def test_subjects_are_averaged_and_resampled():
     assert (high >= scores.accuracy).all()
 
 
+def test_null_of_predictions_shuffles_within_runs_and_fits_nothing_again(monkeypatch):
+    trials = make_trials(n_subjects=5, n_runs=2, per_run=6, band=8)
+    calls = []
+    predict = _Decoder.predict
+    monkeypatch.setattr(_Decoder, "predict", lambda self, *args: calls.append(1) or predict(self, *args))
+    conditions = [Condition("imagery", (8, 30), 0.5, 3)]
+    given = dict(protocol="subject-folds", n_permutations=60, null="predictions", conditions=conditions)
+    scores = decode_trials(trials, ["csp-lda"], **given)
+    assert len(calls) == len(scores.n_train)  # the score and the learning curve
+    predicted = scores.prediction.values[0, 0]
+    expected = [(predicted == shuffle_within_runs(trials.y, trials, [0, i])).mean() for i in range(60)]
+    assert_allclose(scores.null.values[0, 0], expected)
+    assert abs(scores.null.mean() - 0.5) < 0.05
+    assert scores.accuracy.item() > scores.null_95.item()
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        (
+            {"null": "predictions"},
+            "null 'predictions' needs a protocol across subjects, got 'leave-one-run-out'",
+        ),
+        ({"null": "refits"}, "null must be one of 'refit', 'predictions'"),
         ({"pipelines": ["cps-lda"]}, "pipeline must be one of"),
         ({"pipelines": ["basenet+ecca"]}, "attention 'ecca' is unknown; nearest are"),
         ({"pipelines": ["csp-lda", "csp-lda"]}, "pipelines must differ"),

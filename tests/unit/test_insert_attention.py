@@ -1,4 +1,5 @@
 import copy
+import json
 import pickle
 
 import numpy as np
@@ -8,7 +9,7 @@ from sklearn.base import clone
 from torch import nn
 
 from neuroattn.attention import GATES, GatedChannelTransformation, load_reference_gate
-from neuroattn.eeg import insert_attention
+from neuroattn.eeg import insert_attention, inserted_attentions
 from neuroattn.eeg.insert import FeatureMapGate
 
 # Model, where the attention goes, channels there.
@@ -131,6 +132,36 @@ def test_named_place_with_electrodes_and_time(x):
 def test_two_attentions(shallow):
     twice = insert_attention(insert_attention(shallow, "se"), "eca", after="bnorm")
     assert list(gates_of(twice)) == ["bnorm.attention", "pool.attention"]
+
+
+def test_configuration_round_trip(shallow, x):
+    twice = insert_attention(
+        insert_attention(shallow, "se", reduction=2), "eca", after="bnorm", kernel_size=3
+    )
+    twice = pickle.loads(pickle.dumps(twice))
+    written = json.loads(json.dumps({"model": twice.get_config(), "inserted": inserted_attentions(twice)}))
+    again = type(shallow).from_config(written["model"]).eval()
+    for arguments in written["inserted"]:
+        again = insert_attention(again, **arguments)
+    again.load_state_dict(twice.state_dict())
+    assert torch.equal(again(x), twice(x))
+    assert inserted_attentions(again) == written["inserted"]
+    assert inserted_attentions(shallow) == []
+    with pytest.raises(TypeError, match="given by name, got a GatedChannelTransformation"):
+        inserted_attentions(insert_attention(shallow, GatedChannelTransformation(40)))
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda model, x: torch.compile(model, fullgraph=True, backend="aot_eager"),
+        lambda model, x: torch.export.export(model, (x,)).module(),
+    ],
+    ids=["compile", "export"],
+)
+def test_gated_models_compile_and_export(build, shallow, x):
+    gated = insert_attention(shallow, "se")
+    torch.testing.assert_close(build(gated, x)(x), gated(x))
 
 
 def test_precision_and_mode_are_those_of_the_model(x):
