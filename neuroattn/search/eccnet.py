@@ -48,6 +48,9 @@ class EccNet:
     that the batch stays full. The map is never enlarged to the view: the choice works on its runs of equal
     pixels, which is exact.
 
+    The best two places can differ by less than half a percent. On CUDA devices torch rounds convolutions to TF32
+    unless ``torch.backends.cudnn.allow_tf32`` is False, which can change fixations.
+
     References
     ----------
     .. [1] Gupta, Zhang, Wu, Wolfe & Kreiman (2021). Visual search asymmetry: deep nets and humans share

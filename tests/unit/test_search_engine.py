@@ -4,7 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from neuroattn.search import VGG16, EccNet, Recogniser, SearchConfig, SearchTrial, fit_recogniser
+from neuroattn.search import (
+    VGG16,
+    EccNet,
+    Recogniser,
+    SearchConfig,
+    SearchTrial,
+    fit_recogniser,
+    load_reference,
+)
 from neuroattn.search.maps import enlarge
 
 SIZE, CELL, ITEM = 96, 32, 16
@@ -364,3 +372,59 @@ def test_published_windows():
         ((3, 1.0), (5, 3.0)),
         ((5, 3.0), (7, 5.0)),
     ]
+
+
+def reference_parts():
+    """Return random weights under the published names, and the settings of a free search."""
+    rng, weights, before = np.random.default_rng(0), {}, 3
+    for block, n in enumerate((2, 2, 3, 3, 3), 1):
+        for i in range(1, n + 1):
+            kernel = rng.normal(size=(3, 3, before, 8)) * (2 / (9 * before)) ** 0.5
+            weights[f"w_block{block}_conv{i}"] = kernel.astype(np.float32)
+            weights[f"b_block{block}_conv{i}"] = rng.normal(size=8).astype(np.float32) * 0.5
+            before = 8
+    config = {
+        "ecc_depth": 5,
+        "pool": "avg",
+        "out_layer": [0, 0, 1],
+        "weight_pattern": "l",
+        "dog": [[3, 0], [5, 1]],
+        "corner_bias": 64,
+        "ior_size": 45,
+        "bg_value": 40,
+        "NumFix": 5,
+        "mode": "free",
+    }
+    return weights, config
+
+
+def test_a_published_free_search():
+    trial = make_trial(0, width=128)
+    model = load_reference(*reference_parts())
+    assert model.model.config.taps == ("conv5_3",)
+    path = model.search(trial.image, trial.target, trial.cells)
+    gaze = np.array(points(path))
+    assert len(gaze) == 5
+    for i, later in enumerate(gaze):
+        inside = (later >= gaze[:i] - 22) & (later < gaze[:i] + 22)
+        assert not inside.all(1).any()
+    # Up to 125 a pixel of the mask does not count; a square of 44 px around a fixation is tested.
+    mask = np.full(trial.image.shape[:2], 125, np.uint8)
+    x, y = gaze[2].astype(int)
+    mask[max(y - 22, 0), max(x - 22, 0)] = 126
+    found = model.search(trial.image, trial.target, target_mask=mask)
+    assert found.found
+    assert points(found) == points(path)[: len(found)]
+    assert len(found) <= 3
+
+
+def test_reference_says_what_is_missing():
+    weights, config = reference_parts()
+    with pytest.raises(ValueError, match="config must hold 'dog', got NumFix, bg_value"):
+        load_reference(weights, {key: value for key, value in config.items() if key != "dog"})
+    with pytest.raises(ValueError, match=r"config\['out_layer'\] must hold three of 0 and 1"):
+        load_reference(weights, {**config, "out_layer": [0, 0, 0]})
+    with pytest.raises(ValueError, match="weights must hold 'b_block5_conv3'"):
+        load_reference({k: v for k, v in weights.items() if k != "b_block5_conv3"}, config)
+    with pytest.raises(ValueError, match=r"weights\['w_block1_conv2'\] must have shape \(3, 3, 8, output\)"):
+        load_reference({**weights, "w_block1_conv2": np.zeros((3, 3, 5, 4))}, config)
