@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -22,6 +22,7 @@ from neuroattn.analyses.figures import (
     _finish_bar,
     _styled,
 )
+from neuroattn.analyses.scanpath_study import MEMORY_FULL, PEOPLE
 from neuroattn.datasets import ObjectScene
 from neuroattn.results import Scanpath
 
@@ -204,50 +205,58 @@ def plot_transitions(scene: ObjectScene, paths: Paths, *, at_least: float = 0.05
 
 
 @_styled
-def plot_found_curve(curves: xr.Dataset) -> Figure:
+def plot_found_curve(comparison: xr.Dataset) -> Figure:
     """Draw the share of searches that have found their target, by the number of saccades.
 
     Parameters
     ----------
-    curves : Dataset, dims (agent, saccade) and optional bound
-        ``found``, and ``found_ci`` (agent, saccade, bound), its interval, where there is one. The agents "people"
-        and "random" are drawn in ink and grey, models in their colours.
+    comparison : Dataset, dims (source, saccade) and bound
+        Of :func:`compare_scanpath_models`: ``found`` and ``found_interval``. People are drawn in ink, the random
+        search that never returns dotted, and the samples of models in their colours.
 
     Returns
     -------
     Figure
 
+    Raises
+    ------
+    ValueError
+        If the comparison has no ``found``, because nothing was searched for.
+
     Examples
     --------
-    >>> curves = xr.Dataset({"found": (("agent", "saccade"), [[0.3, 0.5], [0.17, 0.33]])},
-    ...                     {"agent": ["people", "random"], "saccade": [1, 2]})
-    >>> [line.get_label() for line in plot_found_curve(curves).axes[0].lines]
-    ['people', 'random']
+    >>> shares = [[[0.3, 0.5], [0.2, 0.3]]] * 2
+    >>> comparison = xr.Dataset(
+    ...     {"found": (("source", "saccade"), shares[0]), "found_interval": (("bound", "source", "saccade"), shares)},
+    ...     {"source": ["people", "logit"], "saccade": [1, 2], "bound": ["low", "high"]})
+    >>> [line.get_label() for line in plot_found_curve(comparison).axes[0].lines]
+    ['people', 'logit']
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 3.2))
+    if "found" not in comparison:
+        raise ValueError("comparison must have found, got none: its scenes have no targets")
+    sources = [str(name) for name in comparison.source.values]
+    known: dict[str, dict[str, Any]] = {
+        PEOPLE: {"color": _INK, "lw": 2},
+        MEMORY_FULL: {"color": _MUTED, "ls": ":"},
+    }
+    models = [name for name in sources if name not in known]
+    figure = Figure(figsize=(_WIDTH, 3.4))
     axes = figure.add_subplot()
     axes.tick_params(axis="y", labelcolor=_MUTED)
-    saccade = curves.saccade.values
-    known = {"people": (_INK, "-"), "random": (_MUTED, ":")}
-    models = [str(name) for name in curves.agent.values if str(name) not in known]
-    for name in map(str, curves.agent.values):
-        table = curves.sel(agent=name)
-        if name in known:
-            colour, line = known[name]
-            marker = "None"
-        else:
-            i = models.index(name)
-            colour, line, marker = _MODELS[i % len(_MODELS)], "-", _MARKERS[i % len(_MARKERS)]
-        if "found_ci" in curves:
-            low, high = table.found_ci.transpose("bound", "saccade").values
-            axes.fill_between(saccade, low, high, color=colour, alpha=0.18, lw=0)
-        axes.plot(saccade, table.found.values, marker=marker, ls=line, color=colour, ms=4, mew=0, label=name)
+    for name in sources:
+        one = comparison.sel(source=name)
+        i = models.index(name) if name in models else 0
+        style = known.get(name, {"color": _MODELS[i % len(_MODELS)], "marker": _MARKERS[i % len(_MARKERS)]})
+        low, high = (one.found_interval.sel(bound=bound).values for bound in ("low", "high"))
+        axes.fill_between(one.saccade.values, low, high, color=style["color"], alpha=0.15, lw=0)
+        axes.plot(one.saccade.values, one.found.values, ms=4, mew=0, label=name, **style)
     axes.grid(axis="y")
     axes.set_ylim(0, 1.02)
+    axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set(xlabel="Saccades", ylabel="Share that found the target")
-    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2, borderaxespad=0)
+    figure.legend(loc="outside upper left", ncols=2, handletextpad=0.4, columnspacing=1.2, borderaxespad=0)
     return figure
 
 
