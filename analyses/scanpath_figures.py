@@ -43,11 +43,12 @@ def plot_scanpath(scene: ObjectScene, paths: Paths) -> Figure:
     Parameters
     ----------
     scene : ObjectScene
-        Its image is shown if it has one, its boxes always; the target's box is drawn thicker.
+        Its image is shown if it has one, else the labels of its objects; its boxes always, the target's thicker.
     paths : Scanpath, sequence of Scanpath, or mapping of str to sequence of Scanpath
         Groups, say people and a model's samples, each get a panel. In a panel of up to three paths fixations are
-        numbered from 1, an initial fixation is marked 0, and the area of a disc grows with its duration. More paths
-        are drawn as thin lines. Fixations outside the image lie outside the frame and widen the panel.
+        numbered from 1, an initial fixation is marked 0, the area of a disc grows with its duration, and fixations
+        at the very same place, such as models' at the centres of objects, stand around it. More paths are drawn as
+        thin lines. Fixations outside the image lie outside the frame and widen the panel.
 
     Returns
     -------
@@ -69,18 +70,17 @@ def plot_scanpath(scene: ObjectScene, paths: Paths) -> Figure:
     figure, panels = _panels(scene, list(groups))
     for axes, (name, some) in zip(panels, groups.items(), strict=True):
         _show_scene(axes, scene)
-        numbered = len(some) <= N_NUMBERED
-        for i, path in enumerate(some):
-            colour = _MODELS[i % len(_MODELS)]
-            alpha = 1.0 if numbered else max(0.08, min(0.6, 6 / len(some)))
-            axes.plot(path.x, path.y, "-", color=colour, lw=1.6 if numbered else 1.0, alpha=alpha, zorder=3)
-            if not numbered:
-                axes.plot(path.x, path.y, "o", color=colour, ms=2.5, mew=0, alpha=alpha, zorder=3)
-                continue
-            axes.scatter(path.x, path.y, _areas(path), color=colour, edgecolors=_PAPER, lw=0.8, zorder=4)
-            start = 0 if path.first_fixation == "initial" else 1
-            for number, (x, y) in enumerate(zip(path.x, path.y, strict=True), start=start):
-                axes.text(x, y, str(number), color=_PAPER, size=8, ha="center", va="center", zorder=5)
+        if len(some) > N_NUMBERED:
+            style: dict[str, Any] = {"color": _MODELS[1], "alpha": max(0.05, min(0.6, 6 / len(some)))}
+            for path in some:
+                axes.plot(path.x, path.y, "-o", lw=1, ms=2.5, mew=0, zorder=3, **style)
+        elif sum(map(len, some)):
+            for i, (path, (x, y)) in enumerate(zip(some, _apart(scene, some), strict=True)):
+                axes.plot(x, y, "-", color=_MODELS[i], lw=1.6, zorder=3)
+                axes.scatter(x, y, _areas(path), color=_MODELS[i], edgecolors=_PAPER, lw=0.8, zorder=4)
+                start = int(path.first_fixation == "free")
+                for number, at in enumerate(zip(x, y, strict=True), start=start):
+                    axes.text(*at, str(number), color=_PAPER, size=8, ha="center", va="center", zorder=5)
         if name:
             axes.set_title(name, loc="left")
         _frame(axes, scene, some)
@@ -95,8 +95,8 @@ def plot_fixation_density(scene: ObjectScene, paths: Paths, *, sigma: float | No
     ----------
     scene : ObjectScene
     paths : Scanpath, sequence of Scanpath, or mapping of str to sequence of Scanpath
-        Each group gets a panel; panels share their colours. Initial fixations and those outside the image are left
-        out.
+        Each group gets a panel; panels share their colours, which say how many times denser fixations are than if
+        they were spread evenly. Initial fixations and those outside the image are left out.
     sigma : float, optional
         Standard deviation of the Gaussian in px. By default one degree where the scene says how many pixels that
         is, and else a twentieth of its diagonal.
@@ -135,7 +135,7 @@ def plot_fixation_density(scene: ObjectScene, paths: Paths, *, sigma: float | No
             axes.set_title(name, loc="left")
         _frame(axes, scene, [])
     bar = figure.colorbar(drawn, ax=panels, shrink=0.7)  # type: ignore[arg-type]
-    _finish_bar(bar, f"% of fixations per (100 px)², σ {sigma:.0f} px")
+    _finish_bar(bar, f"Times uniform, σ {sigma:.0f} px")
     return figure
 
 
@@ -321,6 +321,9 @@ def _show_scene(axes: Axes, scene: ObjectScene) -> None:
     width, height = scene.size
     if scene.image is not None:
         axes.imshow(scene.pixels(), extent=(0, width, height, 0), alpha=0.55, zorder=0)
+    elif scene.labels is not None:
+        for x, y, label in zip(*scene.boxes[:, :2].T, scene.labels, strict=True):
+            axes.text(x, y, f" {label}", color=_MUTED, size=7, va="top", zorder=2)
     for box, matches in zip(scene.boxes, scene.matches_target, strict=True):
         axes.add_patch(
             Rectangle(
@@ -345,6 +348,19 @@ def _frame(axes: Axes, scene: ObjectScene, paths: Sequence[Scanpath]) -> None:
         spine.set_visible(False)
 
 
+def _apart(scene: ObjectScene, paths: Sequence[Scanpath]) -> list[NDArray[np.float64]]:
+    """Return where to draw the fixations of each path (side, fixation): those at one place on a ring around it."""
+    places = np.concatenate([np.stack([path.x, path.y]) for path in paths], axis=1)
+    _, group, size = np.unique(places, axis=1, return_inverse=True, return_counts=True)
+    order = np.argsort(group, kind="stable")
+    number = np.empty(len(group), int)
+    number[order] = np.arange(len(group)) - np.repeat(np.cumsum(size) - size, size)
+    angle = 2 * np.pi * number / size[group] - np.pi / 2
+    radius = np.where(size[group] > 1, 0.02 * np.hypot(*scene.size), 0)
+    drawn = places + radius * np.stack([np.cos(angle), np.sin(angle)])
+    return np.split(drawn, np.cumsum([len(path) for path in paths])[:-1], axis=1)
+
+
 def _areas(path: Scanpath) -> NDArray[np.float64]:
     """Return the area of each fixation's disc in square points: 110 at a quarter of a second."""
     if path.duration is None:
@@ -353,14 +369,12 @@ def _areas(path: Scanpath) -> NDArray[np.float64]:
 
 
 def _density(scene: ObjectScene, paths: Sequence[Scanpath], sigma: float) -> NDArray[np.float64]:
-    """Return the percentage of fixations per square of 100 px, (row, column)."""
+    """Return the density of fixations, 1 where it is that of a uniform one, (row, column)."""
     width, height = scene.size
     counts = np.zeros((height, width))
     for path in paths:
         chosen = ~path.outside
         chosen[: path.first_fixation == "initial"] = False
         np.add.at(counts, (path.y[chosen].astype(int), path.x[chosen].astype(int)), 1)
-    smoothed: NDArray[np.float64] = (
-        gaussian_filter(counts, sigma, mode="constant") * 1e6 / max(counts.sum(), 1)
-    )
-    return smoothed
+    density: NDArray[np.float64] = gaussian_filter(counts / max(counts.mean(), 1e-12), sigma, mode="constant")
+    return density

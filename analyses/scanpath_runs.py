@@ -164,10 +164,8 @@ def fit_scanpath_model(
     )
 
 
-def load_scanpath_model(
-    folder: str | Path, *, device: str = "cpu"
-) -> tuple[ObjectAttentionTransformer, dict[str, Any]]:
-    """Return a trained model and what it was trained on.
+def load_scanpath_model(folder: str | Path, *, device: str = "cpu") -> ObjectAttentionTransformer:
+    """Return a trained model.
 
     Parameters
     ----------
@@ -177,21 +175,28 @@ def load_scanpath_model(
 
     Returns
     -------
-    model : ObjectAttentionTransformer
-    split : dict
-        ``by``, and ``train``, the groups of the training trials; empty if they are not known.
+    ObjectAttentionTransformer
 
     Raises
     ------
     FileNotFoundError
         If the folder holds no model.
     """
-    folder = Path(folder)
-    inner = folder / "model"
+    inner = Path(folder) / "model"
     model = ObjectAttentionTransformer.load(inner if inner.is_dir() else folder)
-    split = folder / "split.json"
-    known = split.is_file()
-    return model.set_params(device=device), json.loads(split.read_text()) if known else {}
+    model.device = device
+    return model
+
+
+def held_out_trials(dataset: ScanpathDataset, folders: Mapping[str, str | Path]) -> NDArray[np.bool_]:
+    """Return which trials no model was trained on, as far as the folders of the models say, shape (trial,)."""
+    seen = np.zeros(len(dataset), bool)
+    for folder in folders.values():
+        file = Path(folder) / "split.json"
+        if file.is_file():
+            split = json.loads(file.read_text())
+            seen |= np.isin(groups_of(dataset, split["by"]), split["train"])
+    return ~seen
 
 
 def evaluate_scanpath_models(
@@ -253,14 +258,11 @@ def evaluate_scanpath_models(
     >>> bool(scores.bits_per_fixation.sel(model="conditional-logit") < scores.uniform_bits)
     True
     """
-    trained: dict[str, ScanpathModel] = {}
-    seen = np.zeros(len(dataset), bool)
-    for name, folder in folders.items():
+    for name in folders:
         if name in SIMPLE_MODELS:
             raise ValueError(f"trained models must not have the name of a simple one, got {name!r}")
-        trained[name], split = load_scanpath_model(folder, device=device)
-        if split:
-            seen |= np.isin(groups_of(dataset, split["by"]), split["train"])
+    trained = {name: load_scanpath_model(folder, device=device) for name, folder in folders.items()}
+    seen = ~held_out_trials(dataset, folders)
     test = dataset[~seen]
     groups = set(groups_of(test, by).tolist())
     if len(groups) < 2:
