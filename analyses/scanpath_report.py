@@ -252,20 +252,25 @@ def _scene_blocks(dataset: ScanpathDataset, models: Mapping[str, ScanpathModel],
     for model_name, model in models.items():
         samples = model.sample(scene, n=N_TRANSITIONS, seed=seed)
         groups[model_name] = sampled_scanpaths(samples, scene)
-    few = {key: paths[:N_SHOWN] for key, paths in groups.items()}
-    paths = Chart(
-        to_svg(plot_scanpath(scene, few), f"Paths of people and models in the scene {name}"),
-        f"Paths in the scene {name}.",
-        f"The first {N_SHOWN} of {_plural(len(people), 'person', 'people')} and of each model's samples, numbered in "
-        "their order, 0 for a fixation that nobody chose. Thick box: the target.",
-    )
-    graph = Chart(
-        to_svg(plot_transitions(scene, groups), f"Transitions of people and models in the scene {name}"),
-        "Transitions between objects.",
-        f"All people and {N_TRANSITIONS} samples of each model. Discs: share of the fixations. Arrows: probability of "
-        "going there next, those above 5 %.",
-    )
-    return [Figures([paths, graph])]
+    paths = [
+        Chart(
+            to_svg(plot_scanpath(scene, some[:N_SHOWN]), f"Paths of {key} in the scene {name}"),
+            f"Paths in the scene {name}, {key}.",
+            f"{min(N_SHOWN, len(some))} of {len(some)}, numbered in their order, 0 for a fixation that nobody chose. "
+            "Thick box: the target.",
+        )
+        for key, some in groups.items()
+    ]
+    graphs = [
+        Chart(
+            to_svg(plot_transitions(scene, some), f"Transitions of {key} in the scene {name}"),
+            f"Transitions, {key}.",
+            f"{_plural(len(some), 'path')}. Discs: share of the fixations. Arrows: probability of going there next, "
+            "those above 5 %.",
+        )
+        for key, some in groups.items()
+    ]
+    return [Figures(paths), Figures(graphs)]
 
 
 def _run_blocks(comparison: xr.Dataset, shown: Mapping[str, Any]) -> list[Block]:
@@ -281,7 +286,7 @@ def _run_blocks(comparison: xr.Dataset, shown: Mapping[str, Any]) -> list[Block]
         ("Versions", _versions()),
         ("Command", shown.get("command")),
     ]
-    return [Pairs([(name, str(value)) for name, value in rows if value])]
+    return [Pairs([(name, str(value)) for name, value in rows if value not in (None, "")])]
 
 
 def _methods(comparison: xr.Dataset, models: Mapping[str, ScanpathModel]) -> list[Block]:
@@ -301,7 +306,7 @@ def _methods(comparison: xr.Dataset, models: Mapping[str, ScanpathModel]) -> lis
     for name, model in models.items():
         known = _KNOWS.get(getattr(model, "target", ""))
         text.append(
-            f"{name} is an object-level attention transformer {cite('fang2024')}"
+            f"The model {name} is an object-level attention transformer {cite('fang2024')}"
             + (f"; it {known}." if known else ".")
         )
     text += [
