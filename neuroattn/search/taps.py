@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -12,11 +11,9 @@ from torch import Tensor
 
 from neuroattn._backbones import load_backbone
 from neuroattn._checks import check_option
-from neuroattn.kernels import eccentricity_pool
-from neuroattn.kernels.eccentricity_pool import LinearLaw
-
-if TYPE_CHECKING:
-    from neuroattn.search.config import SearchConfig
+from neuroattn.kernels import LinearLaw, eccentricity_pool
+from neuroattn.search.config import SearchConfig
+from neuroattn.search.eccnet import SearchBackbone
 
 _STRIDES = (4, 8, 16)  # those of conv3_3, conv4_3 and conv5_3 of VGG16
 
@@ -43,8 +40,10 @@ class TapBackbone:
 
     Attributes
     ----------
-    taps : dict of str to int
-        Stride of each tap in image pixels, in the order of the network.
+    taps : tuple of str
+        Names of the modules that are read, in the order of the network.
+    strides : dict of str to int
+        Stride of each tap in image pixels.
     stride : int
         Stride of the search maps, that of the coarsest tap.
 
@@ -75,7 +74,7 @@ class TapBackbone:
     Examples
     --------
     >>> backbone = TapBackbone("resnet18", weights="random")
-    >>> backbone.taps
+    >>> backbone.strides
     {'layer1.1': 4, 'layer2.1': 8, 'layer3.1': 16}
     """
 
@@ -91,38 +90,193 @@ class TapBackbone:
         preprocessing = backbone.preprocessing
         resizes = preprocessing.size is not None and name != "demo"
         if resizes or preprocessing.multiple > 1:
-            raise ValueError(f"name must be a convolutional network that takes images of any size, got {name!r}")
+            raise ValueError(
+                f"name must be a convolutional network that takes images of any size, got {name!r}"
+            )
         self.name = backbone.name
         self.weights = backbone.weights
-        self.device = backbone.device
         self.model = backbone.model
         self._mean, self._std = (
-            torch.tensor(v, device=self.device).view(3, 1, 1) for v in (preprocessing.mean, preprocessing.std)
+            torch.tensor(v, device=backbone.device).view(3, 1, 1)
+            for v in (preprocessing.mean, preprocessing.std)
         )
-        # Names of modules in the order of the network; aliases block<i> come first in ``layers``.
-        strides = {}
-        for layer in backbone.layers:
-            place = backbone.at(layer)
-            strides[layer] = (place.layer, round(backbone.input_size[0] / place.grid[0]))
+        places = {layer: backbone.at(layer) for layer in backbone.layers}
+        strides = {place.layer: round(backbone.input_size[0] / place.grid[0]) for place in places.values()}
         if taps is None:
-            blocks = {stride: module for layer, (module, stride) in strides.items() if layer.startswith("block")}
-            missing = [stride for stride in _STRIDES if stride not in blocks]
+            blocks = [place.layer for layer, place in places.items() if layer.startswith("block")]
+            last = {strides[block]: block for block in blocks}
+            missing = [stride for stride in _STRIDES if stride not in last]
             if missing:
                 raise ValueError(
-                    f"taps must be given for {name}, which has no blocks at stride {missing[0]}; "
+                    f"taps must be given for {name}, which has no block at stride {missing[0]}; "
                     f"it has {', '.join(list(strides)[:12])}"
                 )
-            found = [(blocks[stride], stride) for stride in _STRIDES]
+            chosen = {last[stride] for stride in _STRIDES}
         else:
             if isinstance(taps, str) or not taps or len(set(taps)) < len(taps):
                 raise ValueError(f"taps must be a list of different layers, got {taps!r}")
-            found = [strides[check_option("tap", tap, strides)] for tap in taps]
-        order = {module: i for i, (module, _) in enumerate(self.model.named_modules())}
-        self.taps = dict(sorted(found, key=lambda tap: order[tap[0]]))
-        self.stride = max(self.taps.values())
-        for tap, stride in self.taps.items():
-            if stride < 1 or stride & (stride - 1):
+            chosen = {places[check_option("tap", tap, places)].layer for tap in taps}
+        order = [module for module, _ in self.model.named_modules()]
+        self.taps = tuple(sorted(chosen, key=order.index))
+        self.strides = {tap: strides[tap] for tap in self.taps}
+        self.stride = max(self.strides.values())
+        for tap, stride in self.strides.items():
+            if stride & (stride - 1):
                 raise ValueError(f"taps must have strides that are powers of two, got {stride} at {tap!r}")
 
     def __repr__(self) -> str:
-        return f"TapBackbone({self.name!r}, taps={list(self.taps)!r}, weights={self.weights!r})"
+        return f"TapBackbone({self.name!r}, taps={self.taps!r}, weights={self.weights!r})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._mean.device
+
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Return pixels as the network was trained on them.
+
+        Parameters
+        ----------
+        images : uint8 Tensor, shape (batch, y, x, 3)
+
+        Returns
+        -------
+        float32 Tensor, shape (batch, 3, y, x)
+        """
+        return (images.to(self.device).permute(0, 3, 1, 2).float() - self._mean) / self._std
+
+    def search_maps(
+        self, views: Tensor, config: SearchConfig, px_per_degree: float, fixation: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Return features that get coarser with the distance from the gaze.
+
+        Parameters
+        ----------
+        views : Tensor, shape (batch, 3, y, x)
+            Preprocessed.
+        config : SearchConfig
+            Its slopes, its fovea, its kind of pooling and its taps.
+        px_per_degree : float
+            Of the views.
+        fixation : Tensor, shape (batch, 2), optional
+            Row and column of each gaze in pixels of the view; None is the middle.
+
+        Returns
+        -------
+        dict of str to Tensor, shape (batch, channel, row, column)
+            The wanted taps, all at ``stride``.
+        """
+        taps = self._wanted(config)
+
+        def pool(tap: str, x: Tensor) -> Tensor:
+            stride = self.strides[tap]
+            stage = stride.bit_length()
+            if stage > len(config.slopes):
+                raise ValueError(
+                    f"slopes must have an entry for stride {stride} at {tap!r}, got {len(config.slopes)} entries"
+                )
+            slope = config.slopes[stage - 1]
+            law = LinearLaw(slope, px_per_degree / stride, config.fovea_deg, window_min=1, ring_deg=None)
+            gaze = None if fixation is None else fixation / stride
+            return eccentricity_pool(x, gaze, law, stride=1, mode=config.pool) if slope else x.clone()
+
+        maps = self._read(views, taps, pool)
+        return {tap: _to_stride(x, self.strides[tap], self.stride) for tap, x in maps.items()}
+
+    def target_kernels(
+        self, targets: Tensor, config: SearchConfig, px_per_degree: float
+    ) -> dict[str, Tensor]:
+        """Return features of targets, read without eccentricity.
+
+        Parameters
+        ----------
+        targets : Tensor, shape (batch, 3, y, x)
+            Preprocessed.
+        config : SearchConfig
+            Its taps, and whether templates are compressed.
+        px_per_degree : float
+            Not used: a target is always seen as by the fovea.
+
+        Returns
+        -------
+        dict of str to Tensor, shape (batch, channel, row, column)
+        """
+        # A clone, as the next module may write into its input.
+        maps = self._read(targets, self._wanted(config), lambda tap, x: x.clone())
+        stride = self.stride * (2 if config.compressed_template else 1)
+        return {tap: _to_stride(x, self.strides[tap], stride) for tap, x in maps.items()}
+
+    def _wanted(self, config: SearchConfig) -> list[str]:
+        if config.taps is None:
+            return list(self.taps)
+        return [check_option("taps of the configuration", tap, self.taps) for tap in config.taps]
+
+    def _read(
+        self, x: Tensor, wanted: Sequence[str], then: Callable[[str, Tensor], Tensor]
+    ) -> dict[str, Tensor]:
+        """Return the output of the wanted taps; what ``then`` makes of each tap goes on through the network."""
+        outputs: dict[str, Tensor] = {}
+        last = max(wanted, key=self.taps.index)
+
+        def hook(tap: str, output: Tensor) -> Tensor:
+            if tap in wanted:
+                outputs[tap] = output
+            if tap == last:
+                raise _Reached
+            return then(tap, output)
+
+        handles = [
+            self.model.get_submodule(tap).register_forward_hook(
+                lambda module, inputs, output, tap=tap: hook(tap, output)
+            )
+            for tap in self.taps
+        ]
+        try:
+            self.model(x)
+        except _Reached:
+            pass
+        finally:
+            for handle in handles:
+                handle.remove()
+        return {tap: outputs[tap] for tap in wanted}
+
+
+def _to_stride(x: Tensor, stride: int, wanted: int) -> Tensor:
+    """Halve a map by 2x2 averages, of fewer pixels at an odd edge."""
+    while stride < wanted:
+        x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
+        stride *= 2
+    return x
+
+
+def load_search_backbone(
+    name: str = "demo",
+    *,
+    weights: str | Path | None = None,
+    taps: Sequence[str] | None = None,
+    device: str = "cpu",
+) -> SearchBackbone:
+    """Load a network to search with.
+
+    Parameters
+    ----------
+    name : str, default "demo"
+        "vgg16", the network of eccNET with its eccentricity-dependent pooling layers, which needs ``weights``; "demo",
+        EfficientNet-Lite0, which installs with pip; or any convolutional model of timm.
+    weights : "random", Path or str, optional
+        For "vgg16" a file that :func:`read_vgg16_weights` reads, which also decides the preprocessing; for others as
+        in :class:`TapBackbone`. "random" is an untrained network, the same each time.
+    taps : sequence of str, optional
+        See :class:`TapBackbone`; VGG16 is always read at conv3_3, conv4_3 and conv5_3.
+    device : str, default "cpu"
+
+    Returns
+    -------
+    SearchBackbone
+
+    Examples
+    --------
+    >>> load_search_backbone("resnet18", weights="random").stride
+    16
+    """
+    return TapBackbone(name, taps=taps, weights=weights, device=device)

@@ -4,8 +4,11 @@ import h5py
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from safetensors.torch import save_file
 
+from neuroattn.search.config import SearchConfig
+from neuroattn.search.taps import TapBackbone
 from neuroattn.search.weights import VGG16Weights, read_vgg16_weights
 
 LAYERS = [f"block{i}_conv{j}" for i, n in enumerate((2, 2, 3, 3, 3), 1) for j in range(1, n + 1)]
@@ -31,10 +34,9 @@ def write_keras(path, arrays, form):
         root.create_group("block1_pool")
         for layer in LAYERS:
             group = root.create_group(layer)
-            if form == "2016":
-                names = f"{layer}_W_1:0", f"{layer}_b_1:0"
-            else:
-                names = f"{layer}/kernel:0", f"{layer}/bias:0"
+            names = (
+                (f"{layer}_W_1:0", f"{layer}_b_1:0") if form == "2016" else ("inner/kernel:0", "inner/bias:0")
+            )
             for name, kind in zip(names, "wb", strict=True):
                 group[name] = arrays[f"{kind}_{layer}"]
     return path
@@ -81,10 +83,14 @@ def test_caffe_weights_in_a_state_dict_are_known_by_their_empty_classifier(tmp_p
 
 def test_the_wrong_preprocessing_is_refused_with_the_reason(tmp_path, arrays):
     torch.save(torch_state(arrays), tmp_path / "vgg16.pth")
-    with pytest.raises(ValueError, match=r"must be 'torchvision' for vgg16.pth, got 'caffe'.*58 times too large"):
+    with pytest.raises(
+        ValueError, match=r"must be 'torchvision' for vgg16.pth, got 'caffe'.*58 times too large"
+    ):
         read_vgg16_weights(tmp_path / "vgg16.pth", preprocessing="caffe")
     path = write_keras(tmp_path / "vgg16.h5", arrays, "2016")
-    with pytest.raises(ValueError, match=r"must be 'caffe' for vgg16.h5, got 'torchvision'.*58 times too small"):
+    with pytest.raises(
+        ValueError, match=r"must be 'caffe' for vgg16.h5, got 'torchvision'.*58 times too small"
+    ):
         read_vgg16_weights(path, preprocessing="torchvision")
 
 
@@ -94,7 +100,9 @@ def test_broken_files_are_named(tmp_path, arrays):
         path.write_bytes(b"not weights")
         with pytest.raises(ValueError, match=f"broken{suffix}"):
             read_vgg16_weights(path)
-    with pytest.raises(ValueError, match=r"must be a \.h5, \.pth, \.pt or \.safetensors file, got 'vgg16.npz'"):
+    with pytest.raises(
+        ValueError, match=r"must be a \.h5, \.pth, \.pt or \.safetensors file, got 'vgg16.npz'"
+    ):
         read_vgg16_weights(tmp_path / "vgg16.npz")
     torch.save({"conv1.weight": torch.zeros(1)}, tmp_path / "resnet.pth")
     with pytest.raises(ValueError, match=r"must hold features\.0\.weight.*got conv1\.weight"):
@@ -108,10 +116,131 @@ def test_broken_files_are_named(tmp_path, arrays):
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("w_block2_conv1", np.zeros((3, 3, 5, 8), "float32"), r"block2_conv1 must have shapes \(3, 3, 4, out\)"),
+        (
+            "w_block2_conv1",
+            np.zeros((3, 3, 5, 8), "float32"),
+            r"block2_conv1 must have shapes \(3, 3, 4, out\)",
+        ),
         ("b_block1_conv1", np.full(4, np.nan, "float32"), "block1_conv1 must be finite"),
     ],
 )
 def test_arrays_must_be_a_vgg16(arrays, name, value, message):
     with pytest.raises(ValueError, match=message):
         VGG16Weights({**arrays, name: value}, "caffe")
+
+
+@pytest.fixture(scope="module")
+def demo():
+    return TapBackbone("demo", weights="random")
+
+
+@pytest.fixture(scope="module")
+def views(demo):
+    images = torch.from_numpy(np.random.default_rng(1).integers(0, 256, (2, 256, 256, 3), dtype=np.uint8))
+    return demo.preprocess(images)
+
+
+SHARP = SearchConfig(slopes=(0.0,) * 5)
+ECCENTRIC = SearchConfig(slopes=(0.0, 0.0, 0.3, 0.3, 0.3), fovea_deg=4)
+
+
+def test_default_taps_are_the_last_blocks_at_the_strides_of_vgg16(demo):
+    assert demo.strides == {"blocks.1.1": 4, "blocks.2.1": 8, "blocks.4.2": 16}
+    assert demo.stride == 16
+
+
+def test_pixels_are_those_of_the_network(demo):
+    white = demo.preprocess(torch.full((1, 2, 3, 3), 255, dtype=torch.uint8))
+    torch.testing.assert_close(white, torch.ones(1, 3, 2, 3))
+
+
+def test_without_eccentricity_the_maps_are_the_features_of_the_network(demo, views):
+    maps = demo.search_maps(views, SHARP, 30.0)
+    features = demo.model.bn1(demo.model.conv_stem(views))
+    expected = {}
+    for i, block in enumerate(demo.model.blocks[:5]):
+        features = block(features)
+        expected[i] = features
+    torch.testing.assert_close(maps["blocks.4.2"], expected[4])
+    torch.testing.assert_close(maps["blocks.2.1"], F.avg_pool2d(expected[2], 2))
+    torch.testing.assert_close(maps["blocks.1.1"], F.avg_pool2d(F.avg_pool2d(expected[1], 2), 2))
+
+
+def test_each_tap_is_read_before_its_own_pooling(demo, views):
+    sharp, eccentric = (demo.search_maps(views, c, 16.0) for c in (SHARP, ECCENTRIC))
+    first, second, third = demo.taps
+    torch.testing.assert_close(eccentric[first], sharp[first])
+    first_only = demo.search_maps(views, SearchConfig(slopes=(0, 0, 0.3, 0, 0), fovea_deg=4), 16.0)
+    torch.testing.assert_close(eccentric[second], first_only[second])
+    assert not torch.allclose(eccentric[third], first_only[third])
+    # In the fovea nothing changes, nor near it within the reach of the convolutions in between.
+    change = (eccentric[second] - sharp[second]).abs().amax((0, 1))
+    assert change[8, 8] == 0
+    assert change[1, 1] > 0.01
+
+
+def test_pooling_follows_the_gaze_of_each_view(demo, views):
+    middle = demo.search_maps(views, ECCENTRIC, 16.0)
+    gaze = torch.tensor([[128.0, 128.0], [32.0, 224.0]])
+    moved = demo.search_maps(views, ECCENTRIC, 16.0, gaze)
+    alone = demo.search_maps(views[1:], ECCENTRIC, 16.0, gaze[1:])
+    sharp = demo.search_maps(views, SHARP, 16.0)
+    for tap in demo.taps[1:]:
+        torch.testing.assert_close(moved[tap][0], middle[tap][0])
+        torch.testing.assert_close(moved[tap][1:], alone[tap])
+    second = demo.taps[1]
+    torch.testing.assert_close(moved[second][1, :, 2, 14], sharp[second][1, :, 2, 14])
+    assert not torch.allclose(middle[second][1, :, 2, 14], sharp[second][1, :, 2, 14])
+
+
+def test_windows_are_the_same_in_degrees(demo, views):
+    wide = demo.search_maps(views, ECCENTRIC, 32.0)
+    narrow = demo.search_maps(views, ECCENTRIC, 16.0)
+    same = demo.search_maps(views, SearchConfig(slopes=ECCENTRIC.slopes, fovea_deg=8), 16.0)
+    torch.testing.assert_close(same["blocks.4.2"], wide["blocks.4.2"])
+    assert not torch.allclose(narrow["blocks.4.2"], wide["blocks.4.2"])
+
+
+def test_the_gradient_passes_through_the_pooling(demo, views):
+    views = views[:1].clone().requires_grad_()
+    demo.search_maps(views, ECCENTRIC, 16.0)["blocks.4.2"].square().sum().backward()
+    assert views.grad.abs().sum() > 0
+
+
+@pytest.mark.parametrize(("compressed", "side"), [(False, 3), (True, 2)])
+def test_target_kernels_share_the_channels_of_the_maps(demo, compressed, side):
+    targets = demo.preprocess(torch.zeros(1, 48, 40, 3, dtype=torch.uint8))
+    kernels = demo.target_kernels(targets, SearchConfig(compressed_template=compressed), 30.0)
+    assert {tap: tuple(kernel.shape) for tap, kernel in kernels.items()} == {
+        "blocks.1.1": (1, 24, side, side),
+        "blocks.2.1": (1, 40, side, side),
+        "blocks.4.2": (1, 112, side, side),
+    }
+
+
+def test_taps_of_a_configuration_leave_the_pooling_of_the_others(demo, views):
+    last = demo.taps[-1]
+    one = demo.search_maps(views, SearchConfig(slopes=ECCENTRIC.slopes, fovea_deg=4, taps=(last,)), 16.0)
+    assert list(one) == [last]
+    torch.testing.assert_close(one[last], demo.search_maps(views, ECCENTRIC, 16.0)[last])
+    with pytest.raises(ValueError, match=r"taps of the configuration must be one of .* got 'conv5_3'"):
+        demo.search_maps(views, SearchConfig(taps=("conv5_3",)), 16.0)
+
+
+def test_taps_are_sorted_by_the_network():
+    backbone = TapBackbone("resnet18", taps=["block5", "layer1"], weights="random")
+    assert backbone.strides == {"layer1": 4, "layer3.1": 16}
+
+
+@pytest.mark.parametrize(
+    ("name", "taps", "message"),
+    [
+        ("test_vit", None, "must be a convolutional network that takes images of any size, got 'test_vit'"),
+        ("resnet18", ["layer9"], "tap 'layer9' is unknown; nearest are 'layer"),
+        ("resnet18", [], r"taps must be a list of different layers, got \[\]"),
+        ("vgg11", None, "taps must be given for vgg11, which has no block at stride 4; it has features, "),
+    ],
+)
+def test_what_cannot_be_tapped_is_refused(name, taps, message):
+    with pytest.raises(ValueError, match=message):
+        TapBackbone(name, taps=taps, weights="random")
