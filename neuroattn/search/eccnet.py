@@ -58,7 +58,9 @@ class SearchBackbone(Protocol):
             All taps at one stride.
         """
 
-    def target_kernels(self, targets: Tensor, config: SearchConfig) -> dict[str, Tensor]:
+    def target_kernels(
+        self, targets: Tensor, config: SearchConfig, px_per_degree: float
+    ) -> dict[str, Tensor]:
         """Return the features (batch, channel, row, column) of preprocessed targets (batch, 3, y, x), by tap."""
 
 
