@@ -15,9 +15,18 @@ from neuroattn.metrics.noise_ceiling import (
 )
 from neuroattn.metrics.paired import combine_datasets
 from neuroattn.metrics.partitioning import softmax_ensemble, variance_partitioning
+from neuroattn.metrics.search_asymmetry import (
+    asymmetry_index,
+    asymmetry_summary,
+    search_slopes,
+    sign_test,
+    slope_asymmetry,
+)
 from neuroattn.metrics.summaries import group_summary, paired_difference, roi_summary
 
 __all__ = [
+    "asymmetry_index",
+    "asymmetry_summary",
     "bootstrap_correlation",
     "combine_datasets",
     "cross_subject_ceiling",
@@ -30,7 +39,10 @@ __all__ = [
     "r2_over_ceiling",
     "r2_over_ceiling_algonauts",
     "roi_summary",
+    "search_slopes",
     "shuffled_correlation",
+    "sign_test",
+    "slope_asymmetry",
     "softmax_ensemble",
     "variance_partitioning",
 ]
