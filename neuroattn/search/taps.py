@@ -7,13 +7,15 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from neuroattn._backbones import load_backbone
 from neuroattn._checks import check_option
 from neuroattn.kernels import LinearLaw, eccentricity_pool
 from neuroattn.search.config import SearchConfig
 from neuroattn.search.eccnet import SearchBackbone
+from neuroattn.search.features import VGG16
+from neuroattn.search.weights import LAYERS, read_vgg16_weights
 
 _STRIDES = (4, 8, 16)  # those of conv3_3, conv4_3 and conv5_3 of VGG16
 
@@ -274,9 +276,32 @@ def load_search_backbone(
     -------
     SearchBackbone
 
+    Raises
+    ------
+    ValueError
+        If the network is unknown or unfit, or weights are missing or do not fit.
+
     Examples
     --------
     >>> load_search_backbone("resnet18", weights="random").stride
     16
     """
-    return TapBackbone(name, taps=taps, weights=weights, device=device)
+    if name != "vgg16":
+        return TapBackbone(name, taps=taps, weights=weights, device=device)
+    if taps is not None:
+        raise ValueError(
+            f"taps must not be given for vgg16, which is read at {', '.join(VGG16.taps)}, got {taps!r}"
+        )
+    if weights is None:
+        raise ValueError(
+            "weights must be given for vgg16, a .h5, .pth or .safetensors file or 'random', got None"
+        )
+    if weights != "random":
+        return read_vgg16_weights(weights).network(device)
+    with torch.random.fork_rng(devices=[]):  # the caller's random numbers stay where they were
+        torch.manual_seed(0)
+        network = VGG16()
+        for layer in LAYERS:
+            # Variances stay the same from layer to layer, as in a network about to be trained.
+            nn.init.kaiming_normal_(network.get_submodule(layer).get_parameter("weight"), nonlinearity="relu")
+    return network.to(device)

@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 
+from neuroattn._backbones import Preprocessing
 from neuroattn._checks import check_option
+from neuroattn.search.features import CAFFE, N_CONVOLUTIONS, VGG16
 
-_BLOCKS = (2, 2, 3, 3, 3)
-_LAYERS = tuple(f"block{i}_conv{j}" for i, n in enumerate(_BLOCKS, 1) for j in range(1, n + 1))
+LAYERS = tuple(f"block{i}_conv{j}" for i, n in enumerate(N_CONVOLUTIONS, 1) for j in range(1, n + 1))
 # Places of the convolutions in the `features` of torchvision's VGG16; timm has the same names.
 _FEATURES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
+_PREPROCESSING = {
+    "caffe": CAFFE,
+    "torchvision": Preprocessing((123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),
+}
 _MISMATCH = {
     "caffe": "they were trained on RGB scaled to unit variance, and caffe preprocessing would feed them inputs "
     "about 58 times too large with red and blue exchanged",
@@ -32,7 +38,7 @@ class VGG16Weights:
     ----------
     arrays : mapping of str to float32 array
         Kernels ``w_block<i>_conv<j>``, shape (y, x, in, out), and biases ``b_block<i>_conv<j>``, shape (out,).
-        Any width will do.
+        Any width will do. The first kernel takes the colours in the order of ``preprocessing``.
     preprocessing : {"caffe", "torchvision"}
         "caffe": BGR in 0..255 minus (103.939, 116.779, 123.68). "torchvision": RGB in 0..1, minus
         (0.485, 0.456, 0.406), over (0.229, 0.224, 0.225). Arrays do not tell which; with the wrong one a network
@@ -50,7 +56,7 @@ class VGG16Weights:
     def __post_init__(self) -> None:
         check_option("preprocessing", self.preprocessing, tuple(_MISMATCH))
         n_in = 3
-        for layer in _LAYERS:
+        for layer in LAYERS:
             missing = [name for name in (f"w_{layer}", f"b_{layer}") if name not in self.arrays]
             if missing:
                 raise ValueError(f"weights must hold {missing[0]} of VGG16, got {_some(self.arrays)}")
@@ -63,6 +69,29 @@ class VGG16Weights:
             if not (np.isfinite(kernel).all() and np.isfinite(bias).all()):
                 raise ValueError(f"weights of {layer} must be finite, got NaN or infinity")
             n_in = kernel.shape[3]
+
+    def network(self, device: str = "cpu") -> VGG16:
+        """Return the network with these weights and their preprocessing.
+
+        Parameters
+        ----------
+        device : str, default "cpu"
+
+        Returns
+        -------
+        VGG16
+        """
+        widths = [self.arrays[f"b_block{i}_conv1"].shape[0] for i in range(1, 6)]
+        network = VGG16(widths, _PREPROCESSING[self.preprocessing])
+        state = {}
+        for layer in LAYERS:
+            kernel = self.arrays[f"w_{layer}"]
+            if layer == LAYERS[0] and self.preprocessing == "caffe":
+                kernel = kernel[:, :, ::-1]  # the network takes red, green, blue
+            state[f"{layer}.weight"] = torch.from_numpy(kernel.transpose(3, 2, 0, 1).copy())
+            state[f"{layer}.bias"] = torch.from_numpy(self.arrays[f"b_{layer}"].copy())
+        network.load_state_dict(state)
+        return network.to(device)
 
 
 def read_vgg16_weights(path: str | Path, *, preprocessing: str | None = None) -> VGG16Weights:
@@ -124,7 +153,7 @@ def _read_keras(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
 
     def collect(name: str, item: Any) -> None:
         # Keras has nested a layer's group and renamed its arrays over time; kernel and bias differ by axes.
-        layers = [part for part in name.split("/") if part in _LAYERS]
+        layers = [part for part in name.split("/") if part in LAYERS]
         if layers and isinstance(item, h5py.Dataset):
             arrays[f"{'w' if item.ndim == 4 else 'b'}_{layers[0]}"] = np.asarray(item, dtype=np.float32)
 
@@ -137,8 +166,6 @@ def _read_keras(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
 
 
 def _read_torch(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
-    import torch
-
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
@@ -152,7 +179,7 @@ def _read_torch(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
     if not isinstance(state, Mapping):
         raise ValueError(f"weights {path} must hold a state dict, got {type(state).__name__}")
     arrays = {}
-    for place, layer in zip(_FEATURES, _LAYERS, strict=True):
+    for place, layer in zip(_FEATURES, LAYERS, strict=True):
         for ours, theirs in (("w", "weight"), ("b", "bias")):
             tensor = state.get(f"features.{place}.{theirs}")
             if not isinstance(tensor, torch.Tensor):

@@ -8,10 +8,11 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 
 from neuroattn.search.config import SearchConfig
-from neuroattn.search.taps import TapBackbone
+from neuroattn.search.taps import TapBackbone, load_search_backbone
 from neuroattn.search.weights import VGG16Weights, read_vgg16_weights
 
 LAYERS = [f"block{i}_conv{j}" for i, n in enumerate((2, 2, 3, 3, 3), 1) for j in range(1, n + 1)]
+MEAN = np.array([123.68, 116.779, 103.939])
 PLACES = (0, 2, 5, 7, 10, 12, 14, 17, 19, 21, 24, 26, 28)
 
 
@@ -244,3 +245,46 @@ def test_taps_are_sorted_by_the_network():
 def test_what_cannot_be_tapped_is_refused(name, taps, message):
     with pytest.raises(ValueError, match=message):
         TapBackbone(name, taps=taps, weights="random")
+
+
+def test_vgg16_sees_the_same_through_either_file(tmp_path, arrays):
+    # One network in two conventions: inputs of 1/58 of the size, colours the other way round.
+    std = np.array([58.395, 57.12, 57.375])
+    scaled = arrays["w_block1_conv1"][:, :, ::-1] * std[:, None]
+    shift = (
+        arrays["w_block1_conv1"][:, :, ::-1] * (np.array([123.675, 116.28, 103.53]) - MEAN)[:, None]
+    ).sum((0, 1, 2))
+    torchvision = {
+        **arrays,
+        "w_block1_conv1": scaled.astype("float32"),
+        "b_block1_conv1": (arrays["b_block1_conv1"] + shift).astype("float32"),
+    }
+    torch.save(torch_state(torchvision), tmp_path / "vgg16.pth")
+    image = torch.from_numpy(np.random.default_rng(2).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8))
+    maps = []
+    for path in (write_keras(tmp_path / "vgg16.h5", arrays, "2016"), tmp_path / "vgg16.pth"):
+        network = load_search_backbone("vgg16", weights=path)
+        maps.append(network.search_maps(network.preprocess(image), SHARP, 30.0)["conv4_3"])
+    # Padding is the mean colour, which differs by the fraction of a grey level; only the inside is equal.
+    inside = (slice(None), slice(None), slice(2, -2), slice(2, -2))
+    torch.testing.assert_close(
+        maps[0][inside], maps[1][inside], rtol=1e-3, atol=1e-3 * float(maps[0].abs().max())
+    )
+    assert maps[0].abs().max() > 0
+
+
+def test_an_untrained_vgg16_is_the_same_each_time_and_leaves_the_random_numbers():
+    torch.manual_seed(3)
+    expected = torch.rand(2)
+    torch.manual_seed(3)
+    first, second = (load_search_backbone("vgg16", weights="random") for _ in range(2))
+    torch.testing.assert_close(torch.rand(2), expected)
+    torch.testing.assert_close(first.block5_conv3.weight, second.block5_conv3.weight)
+    assert first.block5_conv3.weight.std() == pytest.approx((2 / (9 * 512)) ** 0.5, rel=0.01)
+
+
+def test_vgg16_needs_weights_and_has_its_own_taps():
+    with pytest.raises(ValueError, match="weights must be given for vgg16"):
+        load_search_backbone("vgg16")
+    with pytest.raises(ValueError, match="taps must not be given for vgg16"):
+        load_search_backbone("vgg16", weights="random", taps=["conv1"])
