@@ -53,6 +53,8 @@ class SearchConfig:
         map; otherwise with the same stride.
     view : {"image", "height"}
         The network sees all of the image at every fixation, or as published only what lies within its height.
+    margin_px : int, default 64
+        Background around that in the view, so that the network's own border stays away from the image.
     landing : {"centre", "top_left"}
         Where in the winning place of the map the gaze lands.
     erase : bool, default True
@@ -86,6 +88,7 @@ class SearchConfig:
     sharpening: Literal["kernel"] | tuple[Gaussian, Gaussian] | None = "kernel"
     compressed_template: bool = False
     view: Literal["image", "height"] = "image"
+    margin_px: int = 64
     landing: Literal["centre", "top_left"] = "centre"
     erase: bool = True
     ior_deg: float = 1.0
@@ -112,6 +115,7 @@ class SearchConfig:
                         f"sharpening must have odd sizes and sd above 0 (0 with size 3 alone), got {(size, sd)}"
                     )
         check_option("view", self.view, ("image", "height"))
+        check_range("margin_px", self.margin_px, 0)
         check_option("landing", self.landing, ("centre", "top_left"))
         check_range("ior_deg", self.ior_deg, 0)
         check_range("temperature", self.temperature, 0)
@@ -135,8 +139,13 @@ class SearchConfig:
         return cls()
 
     @classmethod
-    def paper(cls) -> SearchConfig:
+    def paper(cls, *, ior_px: float = 10) -> SearchConfig:
         """Return the published settings of the asymmetry experiments, with every quirk.
+
+        Parameters
+        ----------
+        ior_px : float, default 10
+            Side of the square of recognition and inhibition at 30 px per degree; 45 for arrays of objects.
 
         Examples
         --------
@@ -149,7 +158,7 @@ class SearchConfig:
             compressed_template=True,
             view="height",
             landing="top_left",
-            ior_deg=10 / 30,
+            ior_deg=ior_px / 30,
         )
 
     @classmethod
@@ -161,7 +170,7 @@ class SearchConfig:
         >>> SearchConfig.natural().layer_weights
         'equal'
         """
-        return replace(cls.paper(), layer_weights="equal", ior_deg=64 / 30)
+        return replace(cls.paper(ior_px=64), layer_weights="equal")
 
     @classmethod
     def ivsn(cls) -> SearchConfig:
@@ -208,8 +217,10 @@ class SearchConfig:
         """
         scale = px_per_degree / 2 ** (stage - 1)
         if self.round_px_per_degree:
-            scale = round(scale)
-        return LinearLaw(self.slopes[stage - 1], scale, self.fovea_deg, 2, self.ring_deg)
+            scale = max(round(scale), 1)
+        # A ring is at least as wide as one pixel of the pooled map, however few pixels a degree has.
+        ring_deg = None if self.ring_deg is None else max(self.ring_deg, 2 / scale)
+        return LinearLaw(self.slopes[stage - 1], scale, self.fovea_deg, 2, ring_deg)
 
     def gaussians(self, kernel_side: int) -> tuple[Gaussian, Gaussian] | None:
         """Return the centre and surround of the sharpening for a target kernel of a side.

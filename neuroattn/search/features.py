@@ -135,7 +135,8 @@ class VGG16(nn.Module):
     ) -> Tensor:
         """Pool after a block, counted from 1; plainly where the window does not grow."""
         law = config.law(stage, px_per_degree)
-        if law.slope == 0 and law.canvas(*x.shape[2:]) == tuple(x.shape[2:]):
+        as_is = law.canvas(*x.shape[2:]) == tuple(x.shape[2:]) or not any(config.slopes)
+        if law.slope == 0 and as_is:
             return pool_plainly(x, config.pool)
         gaze = None if fixation is None else fixation / 2 ** (stage - 1)
         return eccentricity_pool(x, gaze, law, mode=config.pool)

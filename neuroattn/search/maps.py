@@ -129,7 +129,7 @@ def combine(matches: Mapping[str, Tensor], config: SearchConfig, kernel_side: in
 
 @lru_cache(maxsize=64)
 def _staircase(n: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]]:
-    """Runs of equal pixels when ``n`` places become ``size`` pixels: first pixels, and weights (run, place).
+    """Return the runs of equal pixels of ``n`` places made ``size`` pixels: their first pixels and weights.
 
     A pixel belongs to the place in which it begins, and where it ends in the next place to that one too, by
     the part that lies there.

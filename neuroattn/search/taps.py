@@ -13,7 +13,7 @@ from neuroattn._backbones import load_backbone
 from neuroattn._checks import check_option
 from neuroattn.kernels import LinearLaw, eccentricity_pool
 from neuroattn.search.config import SearchConfig
-from neuroattn.search.eccnet import SearchBackbone
+from neuroattn.search.backbone import SearchBackbone
 from neuroattn.search.features import VGG16
 from neuroattn.search.weights import LAYERS, read_vgg16_weights
 
