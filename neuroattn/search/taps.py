@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from neuroattn._backbones import load_backbone
 from neuroattn._checks import check_option
 from neuroattn.kernels import LinearLaw, eccentricity_pool
-from neuroattn.search.config import SearchConfig
 from neuroattn.search.backbone import SearchBackbone
+from neuroattn.search.config import SearchConfig
 from neuroattn.search.features import VGG16
 from neuroattn.search.weights import LAYERS, read_vgg16_weights
 
@@ -244,11 +244,11 @@ class TapBackbone:
 
 
 def _to_stride(x: Tensor, stride: int, wanted: int) -> Tensor:
-    """Halve a map by 2x2 averages, of fewer pixels at an odd edge."""
+    """Halve a map by 2x2 averages, of fewer pixels at an odd edge; in the default order of axes."""
     while stride < wanted:
         x = F.avg_pool2d(x, 2, ceil_mode=True, count_include_pad=False)
         stride *= 2
-    return x
+    return x.contiguous()
 
 
 def load_search_backbone(
