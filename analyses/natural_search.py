@@ -21,8 +21,7 @@ from neuroattn.metrics import (
     scanmatch,
 )
 from neuroattn.results import Scanpath, provenance
-from neuroattn.search import SearchTrial
-from neuroattn.search.running import Searcher
+from neuroattn.search import Searcher, SearchTrial
 
 COMPARISONS = ("model", "observers", "same observer, another image", "length-matched random")
 
@@ -110,7 +109,8 @@ def natural_search(
     >>> result = natural_search(RandomSearch(), trials, people, n_resamples=50)
     >>> result.found.sel(searcher="people").values
     array([0., 1., 1., ...])
-    >>> bool((result.similarity.sel(comparison="observers") > result.similarity.sel(comparison="model")).all())
+    >>> match = result.similarity.sel(measure="ScanMatch")
+    >>> bool(match.sel(comparison="observers") > match.sel(comparison="model"))
     True
     """
     check_range("near_deg", near_deg, 0)
@@ -121,7 +121,9 @@ def natural_search(
     # People's scanpaths are put under one label, so that every comparison and interval means the same trial.
     labelled = [_relabel(path, _name("people", i, path.attrs, by)) for i, path in enumerate(people)]
     searched = {path.attrs["image"] for path in labelled}
-    kept = {"/".join(name): trial for name, trial in zip(names, trials, strict=True) if "/".join(name) in searched}
+    kept = {
+        "/".join(name): trial for name, trial in zip(names, trials, strict=True) if "/".join(name) in searched
+    }
     labelled = [path for path in labelled if path.attrs["image"] in kept]
     if not kept:
         raise ValueError(f"people must have searched at least one of the {len(trials)} trials, got none")
@@ -183,7 +185,9 @@ def _name(argument: str, i: int, attrs: dict[str, Any], by: Sequence[str]) -> tu
 
 def _relabel(path: Scanpath, name: tuple[str, ...]) -> Scanpath:
     if "observer" not in path.attrs:
-        raise ValueError(f"people must name the observer of {'/'.join(name)} in attrs, got {sorted(path.attrs)}")
+        raise ValueError(
+            f"people must name the observer of {'/'.join(name)} in attrs, got {sorted(path.attrs)}"
+        )
     # What remains is compared: positions, without times and objects, which the model has not.
     attrs = {"image": "/".join(name), "observer": str(path.attrs["observer"])}
     return Scanpath(path.x, path.y, path.image_size, first_fixation=path.first_fixation, attrs=attrs)
@@ -223,7 +227,9 @@ def _bootstrap(
 
 def _scanmatch_pairs(a: Sequence[Scanpath], b: Sequence[Scanpath]) -> xr.DataArray:
     scores = [scanmatch(one, other, temporal_bin=None) for one, other in zip(a, b, strict=True)]
-    return xr.DataArray(np.array(scores)[:, None], dims=("pair", "dimension"), coords={"dimension": ["ScanMatch"]})
+    return xr.DataArray(
+        np.array(scores)[:, None], dims=("pair", "dimension"), coords={"dimension": ["ScanMatch"]}
+    )
 
 
 def _multimatch_pairs(a: Sequence[Scanpath], b: Sequence[Scanpath]) -> xr.DataArray:
