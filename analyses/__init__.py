@@ -17,15 +17,22 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
+    from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
-# Encoders are studied without loading braindecode.
-_EEG = {
+# Encoders are studied without loading braindecode, nor search.
+_LAZY = {
     "Condition": "decoding",
     "Decoder": "decoder",
     "compare_attentions": "attention_study",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
+    "plot_asymmetry": "search_figures",
+    "plot_displays": "search_figures",
+    "plot_search_times": "search_figures",
     "read_trials": "decoder",
+    "search_asymmetry": "search_study",
+    "search_controls": "search_study",
     "write_decoding_report": "decoding_report",
 }
 
@@ -38,8 +45,13 @@ __all__ = [
     "evaluate_encoder",
     "map_attention",
     "masking_effect",
+    "plot_asymmetry",
+    "plot_displays",
+    "plot_search_times",
     "read_trials",
     "run_encoder_study",
+    "search_asymmetry",
+    "search_controls",
     "seed_agreement",
     "write_decoding_report",
     "write_encoder_report",
@@ -47,6 +59,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EEG:
-        return getattr(importlib.import_module(f"neuroattn.analyses.{_EEG[name]}"), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"neuroattn.analyses.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from urllib.parse import quote
 
 import numpy as np
 import xarray as xr
+from numpy.typing import NDArray
 
 from neuroattn.metrics import asymmetry_summary, pearson_r, slope_asymmetry
+from neuroattn.metrics.search_asymmetry import UNFOUND
 from neuroattn.results import provenance, write_netcdf
 from neuroattn.search import (
     EccNet,
@@ -25,6 +25,8 @@ from neuroattn.search import (
     without_eccentricity,
 )
 from neuroattn.search.experiments import EXPERIMENTS
+from neuroattn.search.human import SOURCE
+from neuroattn.search.running import describe_model
 
 Progress = Callable[[str, int, int], None]
 """Called with a stage, the trials done and the trials in all."""
@@ -83,8 +85,7 @@ def search_asymmetry(
         Run :func:`search_controls` of the first model too.
     out : str or Path, optional
         Folder that keeps the trials of each model and condition as they are finished; a second call with the same
-        settings reads them and runs the rest. Use one folder for one set of weights: settings are compared, weights
-        are not.
+        settings reads them and runs the rest. A folder with trials of other settings or weights is refused.
     n_resamples, confidence
         Of the bootstrap over trials within condition and set size.
     batch_size : int, default 8
@@ -138,31 +139,134 @@ def search_asymmetry(
     total = len(searchers) * sum(experiment.n_trials for experiment in displays)
     done = 0
     summaries = []
-    # One seed resamples the same trials of every model.
+    finished: dict[str, dict[str, xr.Dataset]] = {}
     for name, searcher in searchers.items():
-        trials = {}
+        finished[name] = {}
         for experiment in displays:
             parts = []
             for condition in experiment.conditions:
                 stage = f"{name}, {condition.name}"
                 report = None if progress is None else _offset(progress, stage, done, total)
-                parts.append(
-                    _run(searcher, name, experiment, condition.name, out, seed, batch_size, report)
-                )
+                path = None
+                if out is not None:
+                    names_of = (name, experiment.name, condition.name)
+                    path = Path(out, "trials", *(quote(part, safe=" ") for part in names_of)).with_suffix(
+                        ".nc"
+                    )
+                parts.append(_run(searcher, experiment, condition.name, path, seed, batch_size, report))
                 done += parts[-1].sizes["trial"]
                 if progress is not None:
                     progress(stage, done, total)
-            trials[experiment.name] = xr.concat(parts, dim="trial", combine_attrs="override")
-        summaries.append(
-            asymmetry_summary(trials, n_resamples=n_resamples, confidence=confidence, seed=seed)
-        )
-    result = xr.concat(
-        summaries, dim=xr.DataArray(list(searchers), dims="model", name="model"), join="outer", combine_attrs="override"
-    )
+            finished[name][experiment.name] = xr.concat(parts, dim="trial", combine_attrs="override")
+    # Controls are scored like the models, whose common rules these are.
+    rules = [
+        rule
+        for rule in UNFOUND
+        if all(rule in trials.attrs["unfound"] for name in named for trials in finished[name].values())
+    ]
+    # One seed resamples the same trials of every model.
+    summaries = [
+        asymmetry_summary(trials, unfound=rules, n_resamples=n_resamples, confidence=confidence, seed=seed)
+        for trials in finished.values()
+    ]
+    dim = xr.DataArray(list(searchers), dims="model", name="model")
+    result = xr.concat(summaries, dim, data_vars="all", coords="minimal", compat="override", join="exact")
     result = result.assign_coords(kind=("model", ["model"] * len(named) + ["control"] * len(beside)))
-    result = result.assign(_people(displays))
+    result = result.assign(_people(displays, result.set_size.values))
     result["claim"] = _claims(result)
     result["slope_r"] = _slope_r(result)
-    return result.assign_attrs(
-        provenance(seed, {"experiments": [experiment.config for experiment in displays], "models": list(searchers)})
+    settings = {
+        "experiments": [experiment.config for experiment in displays],
+        "models": {name: describe_model(searcher) for name, searcher in searchers.items()},
+        "n_resamples": n_resamples,
+    }
+    return result.assign_attrs(provenance(seed, settings))
+
+
+def _run(
+    model: Searcher,
+    experiment: Experiment,
+    condition: str,
+    path: Path | None,
+    seed: int,
+    batch_size: int,
+    progress: Callable[[int, int], None] | None,
+) -> xr.Dataset:
+    """Run one condition, or read it where it was run before."""
+    settings = provenance(seed, {"experiment": experiment.config, "model": describe_model(model)})
+    if path is not None and path.exists():
+        kept = xr.load_dataset(path, engine="h5netcdf")
+        if any(kept.attrs[name] != settings[name] for name in ("seed", "config")):
+            raise ValueError(f"out must not hold trials of other settings, got {path}; choose another folder")
+        return kept
+    trials = run_experiment(
+        model, experiment, condition=condition, seed=seed, batch_size=batch_size, progress=progress
     )
+    if path is not None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_netcdf(path, trials)
+    return trials
+
+
+def _people(experiments: Sequence[Experiment], set_sizes: NDArray[np.int64]) -> dict[str, xr.DataArray]:
+    """Return reaction times, slopes and indices of people by experiment, NaN where none are published."""
+    names = [experiment.name for experiment in experiments]
+    coords = {"experiment": names, "role": ["hard", "easy"], "set_size": set_sizes}
+    rt = xr.DataArray(np.full((len(names), 2, len(set_sizes)), np.nan), coords, attrs={"units": "ms"})
+    slope = rt.isel(set_size=0, drop=True).copy()
+    index = slope.isel(role=0, drop=True).copy()
+    for experiment in experiments:
+        make = EXPERIMENTS.get(experiment.name)
+        names_of = [condition.name for condition in experiment.conditions]
+        # An experiment of the same name but other conditions is another one.
+        if make is None or [condition.name for condition in make().conditions] != names_of:
+            continue
+        published = human_rt(experiment.name)
+        rt.loc[{"experiment": experiment.name}] = published.reindex(set_size=set_sizes)
+        lines = published.polyfit("set_size", 1).polyfit_coefficients.sel(degree=1, drop=True)
+        slope.loc[{"experiment": experiment.name}] = lines
+        index.loc[{"experiment": experiment.name}] = slope_asymmetry(*lines.values.tolist())
+    source = {"source": SOURCE}
+    return {
+        "human_rt": rt.assign_attrs(source),
+        "human_slope": slope.assign_attrs(source, units="ms per item"),
+        "human_index": index.assign_attrs({**source, "units": ""}),
+    }
+
+
+def _claims(result: xr.Dataset) -> xr.DataArray:
+    """Return the polarity that models may claim beside their controls: 1, -1 or 0."""
+    controls = result.kind == "control"
+    index, difference = result.index_ci, result.slope_difference_ci
+    if not controls.any():
+        return xr.zeros_like(result["index"], dtype=int)
+    beside = difference.isel(model=np.flatnonzero(controls))
+    # NaN compares false: what is not known is not claimed.
+    above = (
+        (index.sel(bound="low") > 0)
+        & (difference.sel(bound="low") > 0)
+        & (difference.sel(bound="low") > beside.sel(bound="high").max("model", skipna=False))
+    )
+    below = (
+        (index.sel(bound="high") < 0)
+        & (difference.sel(bound="high") < 0)
+        & (difference.sel(bound="high") < beside.sel(bound="low").min("model", skipna=False))
+    )
+    return (above.astype(int) - below.astype(int)).where(~controls, 0).drop_vars("bound", errors="ignore")
+
+
+def _slope_r(result: xr.Dataset) -> xr.DataArray:
+    """Correlate the slopes of both conditions of each experiment with those of people."""
+    people = result.human_slope.stack(slope=("experiment", "role"))
+    slopes = result.slope.stack(slope=("experiment", "role")).transpose("model", "unfound", "slope")
+    known = np.flatnonzero(people.notnull())
+    if len(known) < 6:
+        return xr.full_like(slopes.isel(slope=0, drop=True), np.nan)
+    x = slopes.isel(slope=known)
+    flat = x.values.reshape(-1, len(known)).T
+    r = pearson_r(flat, np.repeat(people.values[known, None], flat.shape[1], axis=1))
+    return xr.DataArray(r.reshape(x.shape[:2]), dims=("model", "unfound"))
+
+
+def _offset(progress: Progress, stage: str, done: int, total: int) -> Callable[[int, int], None]:
+    return lambda finished, _: progress(stage, done + finished, total)

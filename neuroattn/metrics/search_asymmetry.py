@@ -310,7 +310,7 @@ def _counted(trials: xr.Dataset, rule: str) -> Array:
     check_option("unfound", rule, UNFOUND)
     if rule == "cap" and "cap" not in trials:
         raise ValueError("trials must hold the variable cap for the rule 'cap', got none")
-    counted = trials.n_saccades.values.astype(np.float64)
+    counted = np.array(trials.n_saccades.values, np.float64)
     lost = ~trials.found.values.astype(bool)
     counted[lost] = np.nan if rule == "dropped" else trials[rule].values[lost]
     return counted

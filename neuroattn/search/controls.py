@@ -88,7 +88,8 @@ class _FixedPriority:
             fixations.append((x, y))
             found = self._visit(trial, priority, x, y)
         return Scanpath(
-            *np.array(fixations, float).T,
+            x=np.array([x for x, _ in fixations], float),
+            y=np.array([y for _, y in fixations], float),
             image_size=(width, height),
             found=None if trial.target_mask is None else found,
             px_per_degree=trial.px_per_degree,
@@ -208,8 +209,7 @@ def random_weights(model: EccNet, *, seed: int = 0) -> EccNet:
     """
     check_range("seed", seed, 0)
     backbone = copy.deepcopy(model.backbone)
-    held = [backbone, *vars(backbone).values()]
-    network = next((part for part in held if isinstance(part, nn.Module)), None)
+    network = find_network(backbone)
     if network is None:
         raise TypeError(
             f"model must have a backbone that is a Module or holds one, got {type(backbone).__name__}"
@@ -225,6 +225,12 @@ def random_weights(model: EccNet, *, seed: int = 0) -> EccNet:
         elif isinstance(module, nn.BatchNorm2d | nn.GroupNorm | nn.LayerNorm):
             module.reset_parameters()
     return _rebuilt(model, backbone, model.config)
+
+
+def find_network(backbone: object) -> nn.Module | None:
+    """Return the module that a backbone is or holds."""
+    held = [backbone, *vars(backbone).values()]
+    return next((part for part in held if isinstance(part, nn.Module)), None)
 
 
 def _rebuilt(model: EccNet, backbone: SearchBackbone, config: SearchConfig) -> EccNet:

@@ -502,6 +502,7 @@ def _bars_in_four(
 
 
 def _four_ways(item: Item) -> list[Item]:
+    """Return the published variants; two of the four Ls are the same."""
     on_its_side = item.transposed()
     return [item, item.flipped(upside_down=True), on_its_side, on_its_side.flipped(upside_down=False)]
 

@@ -71,7 +71,8 @@ class Item:
         at = (np.arange(side * _POINTS) + 0.5) / (_POINTS * px_per_degree)
         grey = self.grey(*np.meshgrid(at, at, indexing="ij"))
         grey = np.where(np.isnan(grey), float(self.background), grey)
-        return np.rint(grey.reshape(side, _POINTS, side, _POINTS).mean((1, 3))).astype(np.uint8)
+        covered = grey.reshape(side, _POINTS, side, _POINTS).mean((1, 3))
+        return np.asarray(np.rint(covered), np.uint8)
 
     def rotated(self, degrees: float, *, about_deg: float | None = None) -> Item:
         """Return the item rotated clockwise about a point of its diagonal, its centre unless given in degrees."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import zlib
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, is_dataclass
@@ -13,6 +14,7 @@ import xarray as xr
 from neuroattn._checks import check_option, check_range
 from neuroattn.results import Scanpath, provenance
 from neuroattn.search.config import SearchConfig
+from neuroattn.search.controls import find_network
 from neuroattn.search.experiments import Experiment
 from neuroattn.search.trials import SearchTrial
 
@@ -107,9 +109,7 @@ def run_experiment(
         raise ValueError(f"model must say whether it found the target, got found None on trial {unknown}")
     n_saccades = np.array([path.n_saccades for path in paths])
     found = np.array([path.found for path in paths], bool)
-    config = getattr(model, "config", None)
-    rules = ["dropped", "cap"] + ["set_size"] * (config == SearchConfig.paper())
-    settings = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
+    published = getattr(model, "config", None) == SearchConfig.paper()
     return xr.Dataset(
         {
             "n_saccades": ("trial", n_saccades),
@@ -131,16 +131,10 @@ def run_experiment(
             for name in ("condition", "set_size", "repetition")
         },
         attrs={
-            **provenance(
-                seed,
-                {
-                    "experiment": experiment.config,
-                    "model": {"class": type(model).__name__, "config": settings},
-                },
-            ),
+            **provenance(seed, {"experiment": experiment.config, "model": describe_model(model)}),
             "experiment": experiment.name,
             "conditions": names,
-            "unfound": rules,
+            "unfound": ["dropped", "cap", "set_size"] if published else ["dropped", "cap"],
             "px_per_degree": experiment.px_per_degree,
         },
     )
@@ -178,6 +172,29 @@ def fit_rt(n_saccades: xr.DataArray, rt: xr.DataArray) -> xr.Dataset:
     slope, intercept = np.polyfit(x, y, 1)
     r = np.corrcoef(x, y)[0, 1] if len(np.unique(y)) > 1 else np.nan
     return xr.Dataset({"ms_per_saccade": slope, "intercept": intercept, "r": r, "n": len(x)})
+
+
+def describe_model(model: object) -> dict[str, Any]:
+    """Return what tells one model from another, ready for JSON: settings, and the hash of a network's weights."""
+    config = getattr(model, "config", None)
+    described: dict[str, Any] = {
+        "class": type(model).__name__,
+        "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
+    }
+    if hasattr(model, "backbone"):
+        described |= {
+            "backbone": type(model.backbone).__name__,
+            "taps": getattr(model.backbone, "taps", None),
+        }
+        network = find_network(model.backbone)
+        if network is not None:
+            digest = hashlib.sha256()
+            for name, weight in network.state_dict().items():
+                digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
+            described["weights_sha256"] = digest.hexdigest()
+    if getattr(model, "recogniser", None) is not None:
+        described["recogniser"] = str(model.recogniser)
+    return described
 
 
 def _offset(progress: Callable[[int, int], None], done: int, total: int) -> Callable[[int, int], None]:
