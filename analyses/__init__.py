@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.natural_images import natural_search
     from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
@@ -27,6 +28,7 @@ _LAZY = {
     "compare_attentions": "attention_study",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
+    "natural_search": "natural_images",
     "plot_asymmetry": "search_figures",
     "plot_displays": "search_figures",
     "plot_search_times": "search_figures",
@@ -45,6 +47,7 @@ __all__ = [
     "evaluate_encoder",
     "map_attention",
     "masking_effect",
+    "natural_search",
     "plot_asymmetry",
     "plot_displays",
     "plot_search_times",

@@ -72,7 +72,9 @@ def test_a_target_is_found_within_the_square_around_a_fixation(x, found):
 
 def test_similarity_of_the_model_stands_beside_its_anchors():
     twins = [replace(path, x=WAY_X, y=WAY_Y) for path in PEOPLE]
-    same = natural_search(Scripted({"a": WAY, "b": WAY}), [make_trial("a"), make_trial("b")], twins, n_resamples=5)
+    same = natural_search(
+        Scripted({"a": WAY, "b": WAY}), [make_trial("a"), make_trial("b")], twins, n_resamples=5
+    )
     for comparison in ("model", "observers", "same observer, another image"):
         np.testing.assert_allclose(same.similarity.sel(comparison=comparison), 1)
     random = same.similarity.sel(comparison="length-matched random")
@@ -99,7 +101,11 @@ def test_images_that_only_one_side_has_are_left_out():
 
 def test_one_image_may_be_searched_for_two_targets():
     trials = [make_trial("a", target="cup"), make_trial("a", x=0, y=40, target="fork")]
-    people = [person("a", o, CENTRE, place, target=t) for t, place in (("cup", TARGET), ("fork", AWAY)) for o in "12"]
+    people = [
+        person("a", o, CENTRE, place, target=t)
+        for t, place in (("cup", TARGET), ("fork", AWAY))
+        for o in "12"
+    ]
     model = Scripted({"a": [CENTRE, TARGET]})
     result = natural_search(model, trials, people, by=("image", "target"), n_resamples=5)
     assert result.found.sel(searcher="people", saccade=1) == 1
@@ -113,9 +119,15 @@ def test_one_image_may_be_searched_for_two_targets():
     [
         ({"trials": [make_trial("z")]}, "people must have searched at least one of the 1 trials"),
         ({"trials": [replace(make_trial("a"), target_mask=None)]}, "must have a target mask, got none for a"),
-        ({"trials": [replace(make_trial("a"), px_per_degree=None)]}, "px_per_degree must be given for trial a"),
+        (
+            {"trials": [replace(make_trial("a"), px_per_degree=None)]},
+            "px_per_degree must be given for trial a",
+        ),
         ({"trials": [replace(make_trial("a"), attrs={})]}, r"trials\[0\] must name its image in attrs"),
-        ({"people": [replace(PEOPLE[0], image_size=(800, 600))]}, r"at its size \(80, 60\), got \(800, 600\)"),
+        (
+            {"people": [replace(PEOPLE[0], image_size=(800, 600))]},
+            r"at its size \(80, 60\), got \(800, 600\)",
+        ),
         ({"people": [replace(PEOPLE[0], attrs={"image": "a"})]}, "must name the observer of a"),
     ],
 )
@@ -146,14 +158,21 @@ def test_the_found_curve_reproduces_the_published_ones(shared):
 def test_a_network_searches_photographs_beside_eye_movements(shared):
     # Free viewing, and targets cut from the images: what runs is real, what it says about search is nothing.
     folder = shared / "data/eye/osie"
-    recorded = scipy.io.loadmat(folder / "fixations.mat", simplify_cells=True)["fixations"][:4]
+    recorded = scipy.io.loadmat(folder / "fixations.mat", simplify_cells=True)["fixations"][:3]
     trials, people = [], []
     for entry in recorded:
         image = np.asarray(Image.open(folder / "stimuli_400x300" / entry["img"]).convert("RGB"))[::2, ::2]
         mask = np.zeros(image.shape[:2], bool)
         mask[30:62, 120:152] = True
         trials.append(
-            SearchTrial(image, image[30:62, 120:152], mask, px_per_degree=6, max_fixations=6, attrs={"image": entry["img"]})
+            SearchTrial(
+                image,
+                image[30:62, 120:152],
+                mask,
+                px_per_degree=6,
+                max_fixations=6,
+                attrs={"image": entry["img"]},
+            )
         )
         for observer, subject in enumerate(entry["subjects"][:5]):
             x, y = (np.clip(np.atleast_1d(subject[axis])[:6] / 4, 0, None) for axis in ("fix_x", "fix_y"))

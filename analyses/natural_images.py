@@ -16,8 +16,8 @@ from neuroattn.metrics import (
     inter_observer,
     length_matched,
     multimatch_pairs,
-    same_observer,
     saccades_to_target,
+    same_observer,
     scanmatch,
 )
 from neuroattn.results import Scanpath, provenance
