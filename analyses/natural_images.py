@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from neuroattn.metrics import (
 )
 from neuroattn.results import Scanpath, provenance
 from neuroattn.search import Searcher, SearchTrial
+from neuroattn.search.running import describe_model
 
 COMPARISONS = ("model", "observers", "same observer, another image", "length-matched random")
 
@@ -147,8 +148,6 @@ def natural_search(
         for searcher, side in (("model", list(modelled.values())), ("people", labelled))
     }
     similarity = _similarities(labelled, modelled, n_resamples, rng)
-    config = getattr(model, "config", None)
-    settings = asdict(config) if is_dataclass(config) and not isinstance(config, type) else config
     return xr.Dataset(
         {
             "found": xr.concat([curve["mean"] for curve in curves.values()], "searcher"),
@@ -162,11 +161,7 @@ def natural_search(
         attrs={
             **provenance(
                 seed,
-                {
-                    "model": {"class": type(model).__name__, "config": settings},
-                    "near_deg": near_deg,
-                    "n_resamples": n_resamples,
-                },
+                {"model": describe_model(model), "near_deg": near_deg, "n_resamples": n_resamples},
             ),
             "units": "share of trials (found), 0..1 (similarity)",
             "resampled": "image x observer",
