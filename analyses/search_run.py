@@ -83,7 +83,7 @@ def search_image(
         write_netcdf(
             folder / "maps.nc", xr.DataArray(maps, dims=("saccade", "row", "column"), name="map", attrs=attrs)
         )
-        plot_search(trial, path).savefig(folder / "search.png", dpi=150)
+        plot_search(model, trial, path).savefig(folder / "search.png", dpi=150)
         settings = {
             **attrs,
             "command": command,
@@ -121,14 +121,16 @@ def _save_map(path: Path, values: np.ndarray[Any, Any]) -> None:
 
 
 @_styled
-def plot_search(trial: SearchTrial, path: Scanpath) -> Figure:
+def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
     """Draw a search: the image with its fixations, the target, and the maps from which saccades were chosen.
 
     Parameters
     ----------
+    model : EccNet
     trial : SearchTrial
     path : Scanpath
-        Of this trial, searched with ``return_maps=True``; maps of the first six saccades are drawn.
+        Of this model and trial, searched with ``return_maps=True``. Maps of the first six saccades are drawn where
+        they lie on the image, as far as they reach.
 
     Returns
     -------
@@ -140,7 +142,7 @@ def plot_search(trial: SearchTrial, path: Scanpath) -> Figure:
     >>> image = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
     >>> trial = SearchTrial(image, image[:16, :16], max_fixations=3, px_per_degree=8)
     >>> model = EccNet(VGG16(widths=(2, 2, 2, 2, 2)))
-    >>> len(plot_search(trial, model.search_batch([trial], return_maps=True)[0]).axes)
+    >>> len(plot_search(model, trial, model.search_batch([trial], return_maps=True)[0]).axes)
     4
     """
     from matplotlib.figure import Figure
@@ -148,8 +150,9 @@ def plot_search(trial: SearchTrial, path: Scanpath) -> Figure:
     maps = np.asarray(path.attrs["maps"])[:_PANELS]
     height, width = trial.image.shape[:2]
     rows = -(-len(maps) // 3)
-    figure = Figure(figsize=(7, 3.9 + 2.2 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 3, height_ratios=[1.7] + [1] * rows)
+    tall = height / width
+    figure = Figure(figsize=(7, 0.9 + (4.4 + 2.2 * rows) * tall + 0.3 * rows), layout="constrained")
+    grid = figure.add_gridspec(1 + rows, 3, height_ratios=[2] + [1] * rows)
     image = figure.add_subplot(grid[0, :2])
     image.imshow(trial.image)
     if trial.target_mask is not None:
@@ -166,19 +169,21 @@ def plot_search(trial: SearchTrial, path: Scanpath) -> Figure:
     target = figure.add_subplot(grid[0, 2])
     target.imshow(trial.target)
     target.set_title("target", loc="left")
-    panels = [image, target]
-    view = maps.shape[-1]
-    for i, one in enumerate(maps):
+    # A map covers a square around the gaze that is larger than the image.
+    half = (max(height, width) if model.config.view == "image" else height) + model.config.margin_px
+    shown = [image]
+    for i, (one, x, y) in enumerate(zip(maps, path.x, path.y, strict=False)):
         axes = figure.add_subplot(grid[1 + i // 3, i % 3])
-        # The gaze is in the middle of the map; the outline is the image as the gaze sees it.
-        axes.imshow(one, cmap="gray", interpolation="nearest")
+        extent = (x - half - 0.5, x + half - 0.5, y + half - 0.5, y - half - 0.5)
+        axes.imshow(one, cmap="gray", interpolation="nearest", extent=extent)
         axes.set_title(f"map at fixation {i}", loc="left", color=_INK)
-        axes.plot((view - 1) / 2, (view - 1) / 2, "+", color=_MODELS[0], ms=9, mew=1.4)
-        panels.append(axes)
-    for axes in panels:
+        axes.plot(x, y, "+", color=_MODELS[0], ms=9, mew=1.4)
+        shown.append(axes)
+    for axes in shown:
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    for axes in (*shown, target):
         axes.set(xticks=[], yticks=[])
         axes.spines[:].set(visible=True, color=_MUTED)
-    image.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     return figure
 
 

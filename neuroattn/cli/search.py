@@ -59,8 +59,9 @@ def run(
         str | None, option("--start", help="First fixation: X,Y in px [centre].", panel=DATA)
     ] = None,
     background: Annotated[
-        int, option("--background", help="Grey level around the image, 0 to 255.", panel=DATA)
-    ] = 0,
+        int | None,
+        option("--background", help="Grey level around the image, 0 to 255 [the image's mean].", panel=DATA),
+    ] = None,
     max_fixations: Annotated[
         int, option("--max-fixations", help="Most fixations, the first included.", panel=DATA)
     ] = 20,
@@ -101,7 +102,7 @@ def run(
         read_image(target),
         where,
         max_fixations=max_fixations,
-        background=background,
+        background=mean_grey(pixels) if background is None else background,
         px_per_degree=px_per_degree,
         start=None if start is None else parse_point(start),
     )
@@ -253,6 +254,19 @@ def read_image(path: Path) -> NDArray[np.uint8]:
     if pixels.dtype in (np.int32, np.uint32) and pixels.min() >= 0 and pixels.max() < 2**16:
         pixels = pixels.astype(np.uint16)
     return pixels
+
+
+def mean_grey(pixels: NDArray[np.uint8]) -> int:
+    """Return the grey level around which the pixels lie: an edge of the image should not look like an object.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> mean_grey(np.full((2, 2), 2570, np.uint16))
+    10
+    """
+    grey = pixels if pixels.ndim == 2 else pixels[..., :3]
+    return round(float(grey.mean()) / (257 if grey.dtype.itemsize > 1 else 1))
 
 
 def read_mask(path: Path) -> NDArray[np.bool_]:
