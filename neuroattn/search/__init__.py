@@ -24,7 +24,6 @@ __all__ = [
     "PixelMatch",
     "RandomSearch",
     "Recogniser",
-    "ReferenceSearch",
     "SearchBackbone",
     "SearchConfig",
     "SearchTrial",

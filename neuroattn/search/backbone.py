@@ -20,6 +20,13 @@ class SearchBackbone(Protocol):
     stride : int
         Pixels of the view between neighbouring places of the search maps.
     device : torch.device
+
+    Examples
+    --------
+    >>> from neuroattn.search import VGG16
+    >>> backbone: SearchBackbone = VGG16(widths=(4, 4, 8, 8, 8))
+    >>> backbone.taps, backbone.stride
+    (('conv3_3', 'conv4_3', 'conv5_3'), 16)
     """
 
     taps: tuple[str, ...]

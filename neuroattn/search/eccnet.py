@@ -15,8 +15,10 @@ from neuroattn._checks import check_range, check_seed
 from neuroattn.results import Scanpath
 from neuroattn.search.backbone import SearchBackbone
 from neuroattn.search.config import SearchConfig
+from neuroattn.search.features import VGG16
 from neuroattn.search.maps import best_open, choose, combine, correlate
 from neuroattn.search.recognition import Recogniser, local_similarity
+from neuroattn.search.reuse import FeatureMemory, ReusedFeatures
 from neuroattn.search.trials import SearchTrial
 
 
@@ -35,6 +37,10 @@ class EccNet:
     recogniser : Recogniser, optional
         Decides at each fixation whether it is at the target. None is an oracle that knows the target mask, as
         published.
+    reuse : bool, default False
+        Keep the features of each image from one fixation to the next, and compute only what the image reaches: the
+        same results up to rounding in a part of the time, for more memory. With a :class:`VGG16` and images no
+        wider than high (any, where the view holds the whole image).
 
     Notes
     -----
@@ -65,10 +71,16 @@ class EccNet:
         config: SearchConfig | None = None,
         *,
         recogniser: Recogniser | None = None,
+        reuse: bool = False,
     ) -> None:
         self.backbone = backbone
         self.config = SearchConfig.clean() if config is None else config
         self.recogniser = recogniser
+        self.reuse = reuse
+        if reuse and not isinstance(backbone, VGG16):
+            raise TypeError(f"reuse needs a VGG16 as backbone, got {type(backbone).__name__}")
+        if reuse and self.config.margin_px < 46:
+            raise ValueError(f"margin_px must be at least 46 with reuse, got {self.config.margin_px}")
 
     def search(
         self,
@@ -146,14 +158,16 @@ class EccNet:
         paths: dict[int, Scanpath] = {}
         groups: dict[tuple[object, ...], deque[int]] = {}
         for i, trial in enumerate(trials):
-            key = (trial.image.shape, trial.target.shape, self._px_per_degree(trial))
+            size = (trial.image.shape, trial.target.shape)
+            key = (*size, trial.background, self._px_per_degree(trial))
             groups.setdefault(key, deque()).append(i)
         for waiting in groups.values():
             active: list[_Search] = []
+            reused = self._reused(trials[waiting[0]]) if self.reuse else None
             while waiting or active:
                 entering = [waiting.popleft() for _ in range(min(len(waiting), batch_size - len(active)))]
                 active += self._begin([(i, trials[i], streams[i]) for i in entering])
-                self._step([search for search in active if search.quit is None], return_maps)
+                self._step([search for search in active if search.quit is None], return_maps, reused)
                 for search in active:
                     if search.quit is not None:
                         paths[search.index] = self._scanpath(search, return_maps)
@@ -178,7 +192,7 @@ class EccNet:
         begun = []
         for row, (index, trial, rng) in enumerate(entering):
             height, width = trial.image.shape[:2]
-            reach = max(height, width) if self.config.view == "image" else height
+            reach = self._reach(trial)
             pad = [(reach + self.config.margin_px,) * 2] * 2
             search = _Search(
                 trial=trial,
@@ -186,7 +200,7 @@ class EccNet:
                 rng=rng,
                 px_per_degree=px_per_degree,
                 canvas=np.pad(trial.image, [*pad, (0, 0)], constant_values=trial.background),
-                is_open=np.ones((height, width), bool) if trial.cells is None else trial.cells.any(0),
+                is_open=np.ones((height, width), bool) if trial.cells is None else trial.cells.max(0),
                 kernels={tap: kernel[row] for tap, kernel in kernels.items()},
                 reach=reach,
                 # As published: the square has whole halves.
@@ -207,12 +221,12 @@ class EccNet:
             pixels = self.backbone.preprocess(torch.from_numpy(targets).to(self.backbone.device))
             return self.backbone.target_kernels(pixels, self.config, px_per_degree)
 
-    def _step(self, active: list[_Search], return_maps: bool) -> None:
+    def _step(self, active: list[_Search], return_maps: bool, reused: ReusedFeatures | None) -> None:
         """Move the gaze of every active search once."""
         if not active:
             return
         with torch.inference_mode():
-            features = self._features(active)
+            features = self._features(active, reused)
             matches = {
                 tap: correlate(features[tap], torch.stack([search.kernels[tap] for search in active]))
                 for tap in features
@@ -230,11 +244,40 @@ class EccNet:
             if search.quit is None and len(search.gaze) >= search.trial.fixation_limit:
                 search.quit = "limit"
 
-    def _features(self, active: list[_Search]) -> dict[str, Tensor]:
+    def _features(self, active: list[_Search], reused: ReusedFeatures | None) -> dict[str, Tensor]:
         """Return the features seen from the gaze of each search."""
+        if reused is not None:
+            return reused.search_maps(
+                [search.canvas for search in active],
+                [search.gaze[-1] for search in active],
+                [search.memory for search in active],
+            )
         views = torch.from_numpy(np.stack([search.view for search in active]))
         pixels = self.backbone.preprocess(views.to(self.backbone.device))
         return self.backbone.search_maps(pixels, self.config, active[0].px_per_degree)
+
+    def _reach(self, trial: SearchTrial) -> int:
+        """Pixels from the gaze to where the image ends in the view."""
+        height, width = trial.image.shape[:2]
+        return int(max(height, width) if self.config.view == "image" else height)
+
+    def _reused(self, trial: SearchTrial) -> ReusedFeatures:
+        height, width = trial.image.shape[:2]
+        reach = self._reach(trial)
+        if width > reach:
+            raise ValueError(
+                f"reuse needs images no wider than high for a view of the height, got {width} x {height} px"
+            )
+        assert isinstance(self.backbone, VGG16)
+        with torch.inference_mode():
+            return ReusedFeatures(
+                self.backbone,
+                self.config,
+                self._px_per_degree(trial),
+                (height, width),
+                2 * (reach + self.config.margin_px),
+                trial.background,
+            )
 
     def _move(self, search: _Search, small: NDArray[np.float32], matches: NDArray[np.float32]) -> None:
         """Choose the next fixation, or end the search."""
@@ -313,13 +356,14 @@ class _Search:
     quit: str | None = None
     best_at_first: NDArray[np.float32] | None = None
     first_evidence: float | None = None
+    memory: FeatureMemory = field(default_factory=FeatureMemory)
     maps: list[NDArray[np.float32]] = field(default_factory=list)
     matches: list[NDArray[np.float32]] = field(default_factory=list)
 
     @property
     def side(self) -> int:
         """Side of the view."""
-        return self.canvas.shape[0] - self.trial.image.shape[0]
+        return int(self.canvas.shape[0] - self.trial.image.shape[0])
 
     @property
     def view(self) -> NDArray[np.uint8]:
@@ -371,3 +415,5 @@ class _Search:
                 pad = self.side // 2
                 inside = self.canvas[pad : pad + cell.shape[0], pad : pad + cell.shape[1]]
                 inside[cell] = self.trial.background
+                rows, columns = (np.flatnonzero(cell.any(axis)) for axis in (1, 0))
+                self.memory.change((rows[0], rows[-1] + 1), (columns[0], columns[-1] + 1))

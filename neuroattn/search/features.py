@@ -45,8 +45,8 @@ class VGG16(nn.Module):
     {'conv3_3': torch.Size([4, 4, 4]), 'conv4_3': torch.Size([4, 4, 4]), 'conv5_3': torch.Size([4, 4, 4])}
     """
 
-    taps = ("conv3_3", "conv4_3", "conv5_3")
-    stride = 16
+    taps: tuple[str, ...] = ("conv3_3", "conv4_3", "conv5_3")
+    stride: int = 16
 
     def __init__(
         self, widths: Sequence[int] = (64, 128, 256, 512, 512), preprocessing: Preprocessing = CAFFE
@@ -58,12 +58,13 @@ class VGG16(nn.Module):
             for i in range(1, n + 1):
                 setattr(self, f"block{block}_conv{i}", nn.Conv2d(previous, width, 3, padding=1))
                 previous = width
-        self.eval().requires_grad_(False)
+        # Convolutions and pooling of few channels run two to four times as fast in this layout.
+        self.eval().requires_grad_(False).to(memory_format=torch.channels_last)
 
     @property
     def device(self) -> torch.device:
         """Where the network is."""
-        return self.block1_conv1.weight.device
+        return next(self.parameters()).device
 
     def search_maps(
         self, views: Tensor, config: SearchConfig, px_per_degree: float, fixation: Tensor | None = None

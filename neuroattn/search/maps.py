@@ -35,7 +35,7 @@ def correlate(features: Tensor, kernels: Tensor) -> Tensor:
     n_batch, n_channels, height, width = features.shape
     rows, columns = kernels.shape[-2:]
     before = ((columns - 1) // 2, columns // 2, (rows - 1) // 2, rows // 2)
-    padded = F.pad(features, before).view(1, n_batch * n_channels, height + rows - 1, width + columns - 1)
+    padded = F.pad(features, before).reshape(1, n_batch * n_channels, height + rows - 1, width + columns - 1)
     return F.conv2d(padded, kernels, groups=n_batch)[0]
 
 
@@ -134,34 +134,32 @@ def _staircase(n: int, size: int) -> tuple[NDArray[np.intp], NDArray[np.float32]
     A pixel belongs to the place in which it begins, and where it ends in the next place to that one too, by
     the part that lies there.
     """
-    scale = size / n
     pixel = np.arange(size)
-    place = np.minimum((pixel / scale).astype(int), n - 1)
-    part = np.clip((pixel + 1) - (place + 1) * scale, 0, None)
-    part[place == n - 1] = 0
+    place = pixel * n // size
+    part = np.clip((pixel + 1) * n - (place + 1) * size, 0, None) / n
     new = np.r_[True, (np.diff(place) > 0) | (np.diff(part) != 0)]
     weights = np.zeros((int(new.sum()), n), np.float32)
     run = np.arange(len(weights))
     weights[run, place[new]] = 1 - part[new]
-    inner = place[new] < n - 1
-    weights[run[inner], place[new][inner] + 1] += part[new][inner]
+    split = part[new] > 0
+    weights[run[split], place[new][split] + 1] = part[new][split]
     return np.flatnonzero(new), weights
 
 
-def enlarge(small: NDArray[np.float32], size: int) -> NDArray[np.float32]:
-    """Enlarge a map (row, column) to ``size`` x ``size`` pixels in steps, as OpenCV's INTER_AREA does.
+def enlarge(small: NDArray[np.float32], size: tuple[int, int]) -> NDArray[np.float32]:
+    """Enlarge a map (row, column) to a size (y, x) in steps, as OpenCV's INTER_AREA does.
 
     The search itself never makes this map: `choose` works on its runs of equal pixels.
 
     Examples
     --------
-    >>> enlarge(np.array([[0, 1]], np.float32), 5)[0]
-    array([0. , 0. , 0.5, 1. , 1. ], dtype=float32)
+    >>> enlarge(np.array([[0, 1]], np.float32), (1, 5))
+    array([[0. , 0. , 0.5, 1. , 1. ]], dtype=float32)
     """
-    (rows, down), (columns, across) = (_staircase(n, size) for n in small.shape)
-    runs = down @ small @ across.T
-    runs = np.repeat(runs, np.diff(rows, append=size), axis=0)
-    return np.repeat(runs, np.diff(columns, append=size), axis=1)
+    (rows, down), (columns, across) = (_staircase(n, to) for n, to in zip(small.shape, size, strict=True))
+    runs = np.repeat(down @ small @ across.T, np.diff(rows, append=size[0]), axis=0)
+    enlarged: NDArray[np.float32] = np.repeat(runs, np.diff(columns, append=size[1]), axis=1)
+    return enlarged
 
 
 @dataclass(frozen=True)
@@ -250,4 +248,4 @@ def _runs(
         _staircase(n, size) for n, size in zip(small.shape, is_open.shape, strict=True)
     )
     n_open = np.add.reduceat(np.add.reduceat(is_open, rows, axis=0, dtype=np.int64), columns, axis=1)
-    return down @ small @ across.T, n_open, rows, columns
+    return np.asarray(down @ small @ across.T, np.float32), n_open, rows, columns

@@ -69,6 +69,17 @@ def fit_recogniser(
     ------
     ValueError
         If a trial has no target mask, or its mask leaves no place outside.
+
+    Examples
+    --------
+    >>> from neuroattn.search import VGG16
+    >>> _ = torch.manual_seed(0)
+    >>> image = np.random.default_rng(0).integers(0, 50, (64, 64)).astype(np.uint8)
+    >>> image[8:24, 40:56] = 255
+    >>> trial = SearchTrial(image, image[8:24, 40:56], target_mask=image == 255, px_per_degree=8)
+    >>> recogniser = fit_recogniser(VGG16(widths=(4, 4, 8, 8, 8)), SearchConfig.clean(), [trial])
+    >>> len(recogniser.weights)
+    3
     """
     from sklearn.linear_model import LogisticRegression
 

@@ -31,10 +31,6 @@ class ReferenceSearch:
         Most fixations, the first included.
     with_cells : bool
         Whether it was recorded with cells; without, the cells of a call are left aside.
-
-    Examples
-    --------
-    Made by :func:`load_reference`.
     """
 
     model: EccNet
@@ -134,18 +130,17 @@ def load_reference(weights: Mapping[str, ArrayLike], config: Mapping[str, Any]) 
         )
     paper = SearchConfig.paper(ior_px=config["ior_size"])
     (centre_size, centre_sd), (surround_size, surround_sd) = config["dog"]
-    settings = {
-        "slopes": tuple(
-            slope if stage <= config["ecc_depth"] else 0.0 for stage, slope in enumerate(paper.slopes, 1)
-        ),
-        "pool": {"avg": "mean", "max": "max"}[config["pool"]],
-        "taps": tuple(tap for tap, switch in zip(VGG16.taps, switches, strict=True) if switch),
-        "layer_weights": {"nl": "max", "l": "equal"}[config["weight_pattern"]],
-        "sharpening": ((int(centre_size), float(centre_sd)), (int(surround_size), float(surround_sd))),
-        "margin_px": int(config["corner_bias"]),
-    }
+    settings = dataclasses.replace(
+        paper,
+        slopes=tuple(s if i < config["ecc_depth"] else 0.0 for i, s in enumerate(paper.slopes)),
+        pool="mean" if config["pool"] == "avg" else "max",
+        taps=tuple(tap for tap, switch in zip(VGG16.taps, switches, strict=True) if switch),
+        layer_weights="max" if config["weight_pattern"] == "nl" else "equal",
+        sharpening=((int(centre_size), float(centre_sd)), (int(surround_size), float(surround_sd))),
+        margin_px=int(config["corner_bias"]),
+    )
     return ReferenceSearch(
-        model=EccNet(_network(weights), dataclasses.replace(paper, **settings)),
+        model=EccNet(_network(weights), settings),
         background=int(config["bg_value"]),
         max_fixations=int(config["NumFix"]),
         with_cells=config["mode"] == "cells",
