@@ -57,12 +57,10 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
                 trial = first[set_size]
                 axes = figure.add_subplot(grid[2 * e + c, s])
                 axes.imshow(trial.image, interpolation="antialiased")
-                rows, across = np.nonzero(trial.target_mask)
-                corner = across.min() - 0.5, rows.min() - 0.5
-                axes.add_patch(
-                    Rectangle(corner, np.ptp(across) + 1, np.ptp(rows) + 1, fill=False, ec=_MODELS[0], lw=1)
-                )
-                axes.set(xticks=[], yticks=[])
+                row, column = divmod(trial.attrs["target_cell"], experiment.grid[1])
+                height, width = experiment.cell_px
+                corner = column * width - 0.5, row * height - 0.5
+                axes.add_patch(Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1))
                 axes.spines[:].set(visible=True, color=_RULE)
                 title = str(set_size) if s else f"{condition.name}, {set_size}"
                 axes.set_title(title, loc="left", fontsize=8, pad=3)
@@ -122,7 +120,7 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
                 label = f"{float(line.human_slope):.1f} ms per item"
                 people.plot(times.set_size, times, ls="--", mfc="none", **{**style, "mew": 1.2}, label=label)
         own.set_title(str(part.experiment.item()).replace("_", ", "), loc="left")
-        own.set(ylabel="Saccades", ylim=(0, None))
+        own.set_ylabel("Saccades")
         people.set_ylabel("Reaction time (ms)")
         people.set_title("people (read off figures, no errors)", loc="left", color=_MUTED)
         if not people.lines:
@@ -134,7 +132,9 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
             if axes.lines:
                 axes.set_xticks(line.set_size.values)
                 axes.legend(loc="upper left", fontsize=8, handlelength=1.6)
-                axes.margins(y=0.3)
+                low, high = axes.get_ylim()
+                low = 0.0 if axes is own else low
+                axes.set_ylim(low, high + 0.55 * (high - low))  # room for the legend
             if i == n - 1:
                 axes.set_xlabel("Items")
     return figure
@@ -191,7 +191,7 @@ def plot_asymmetry(result: xr.Dataset, *, unfound: str = "cap") -> Figure:
             axes.text(1.06, at, note, color=colour, fontsize=7, va="center")
     known = table.human_index.notnull().values
     axes.vlines(table.human_index.values[known], centre[known] - 0.45, centre[known] + 0.45, color=_INK, lw=1)
-    axes.plot(table.human_index.values[known], centre[known] - 0.45, "d", color=_INK, ms=5, label="people")
+    axes.plot(table.human_index.values[known], centre[known], "d", color=_INK, ms=5, label="people")
     _label_rows(axes, [str(name).replace("_", ",\n") for name in experiments])
     axes.set(xlabel="Asymmetry index", xlim=(-1.08, 1.3), xticks=[-1, -0.5, 0, 0.5, 1])
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)

@@ -252,7 +252,8 @@ def _claims(result: xr.Dataset) -> xr.DataArray:
         & (difference.sel(bound="high") < 0)
         & (difference.sel(bound="high") < beside.sel(bound="low").min("model", skipna=False))
     )
-    return (above.astype(int) - below.astype(int)).where(~controls, 0).drop_vars("bound", errors="ignore")
+    claims: xr.DataArray = above.astype(int) - below.astype(int)
+    return claims.where(~controls, 0).drop_vars("bound", errors="ignore")
 
 
 def _slope_r(result: xr.Dataset) -> xr.DataArray:
@@ -261,7 +262,7 @@ def _slope_r(result: xr.Dataset) -> xr.DataArray:
     slopes = result.slope.stack(slope=("experiment", "role")).transpose("model", "unfound", "slope")
     known = np.flatnonzero(people.notnull())
     if len(known) < 6:
-        return xr.full_like(slopes.isel(slope=0, drop=True), np.nan)
+        return xr.DataArray(np.full(slopes.shape[:2], np.nan), dims=("model", "unfound"))
     x = slopes.isel(slope=known)
     flat = x.values.reshape(-1, len(known)).T
     r = pearson_r(flat, np.repeat(people.values[known, None], flat.shape[1], axis=1))

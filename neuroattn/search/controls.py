@@ -136,12 +136,13 @@ class PixelMatch(_FixedPriority):
     """
 
     def _priority(self, trial: SearchTrial, rng: np.random.Generator) -> NDArray[np.float64]:
-        grey = all(bool((image == image[..., :1]).all()) for image in (trial.image, trial.target))
-        matches = [
-            signal.fftconvolve(trial.image[..., i] - mean, trial.target[::-1, ::-1, i] - mean, mode="same")
-            for i, mean in enumerate(_CHANNEL_MEANS)
-        ][: 1 if grey else 3]
-        return np.asarray(ndimage.gaussian_filter(sum(matches), 3, radius=3, mode="mirror"))
+        images = [np.asarray(image, np.float32) for image in (trial.image, trial.target)]
+        grey = all(bool((image == image[..., :1]).all()) for image in images)
+        match = np.zeros(trial.image.shape[:2])
+        for channel, mean in enumerate(_CHANNEL_MEANS[: 1 if grey else 3]):
+            image, target = (values[..., channel] - np.float32(mean) for values in images)
+            match += signal.fftconvolve(image, target[::-1, ::-1], mode="same")
+        return np.asarray(ndimage.gaussian_filter(match, 3, radius=3, mode="mirror"))
 
 
 class RandomSearch(_FixedPriority):

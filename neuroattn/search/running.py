@@ -25,7 +25,13 @@ RT_PER_SACCADE, RT_INTERCEPT = 252.359, 376.271
 
 
 class Searcher(Protocol):
-    """What experiments ask of a model."""
+    """What experiments ask of a model: EccNet, a control, or one's own.
+
+    Examples
+    --------
+    >>> from neuroattn.search import PixelMatch
+    >>> model: Searcher = PixelMatch()
+    """
 
     def search_batch(
         self,
@@ -181,19 +187,17 @@ def describe_model(model: object) -> dict[str, Any]:
         "class": type(model).__name__,
         "config": asdict(config) if is_dataclass(config) and not isinstance(config, type) else config,
     }
-    if hasattr(model, "backbone"):
-        described |= {
-            "backbone": type(model.backbone).__name__,
-            "taps": getattr(model.backbone, "taps", None),
-        }
-        network = find_network(model.backbone)
+    backbone, recogniser = getattr(model, "backbone", None), getattr(model, "recogniser", None)
+    if backbone is not None:
+        described |= {"backbone": type(backbone).__name__, "taps": getattr(backbone, "taps", None)}
+        network = find_network(backbone)
         if network is not None:
             digest = hashlib.sha256()
             for name, weight in network.state_dict().items():
                 digest.update(name.encode() + weight.detach().cpu().contiguous().numpy().tobytes())
             described["weights_sha256"] = digest.hexdigest()
-    if getattr(model, "recogniser", None) is not None:
-        described["recogniser"] = str(model.recogniser)
+    if recogniser is not None:
+        described["recogniser"] = str(recogniser)
     return described
 
 
