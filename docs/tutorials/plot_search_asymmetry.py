@@ -23,7 +23,7 @@ import numpy as np
 from neuroattn.analyses import plot_asymmetry, plot_displays, plot_search_times, search_asymmetry
 from neuroattn.search import EccNet, SearchConfig, experiments, load_search_backbone
 
-experiment = experiments.lighting(n_per_size=6, seed=0)
+experiment = experiments.lighting(n_per_size=4, seed=0)
 print(experiment.n_trials, "displays of", " x ".join(map(str, experiment.size_px)), "px")
 figure = plot_displays([experiment])
 figure
@@ -69,7 +69,9 @@ for axes in (left, right):
 
 result = search_asymmetry({"demo": model}, [experiment], n_resamples=500, seed=0)
 slopes = result.slope.sel(unfound="cap").isel(experiment=0).to_pandas().round(2)
-slopes.columns = [f"{role}: {condition.name}" for role, condition in zip(slopes, experiment.conditions, strict=True)]
+slopes.columns = [
+    f"{role}: {condition.name}" for role, condition in zip(slopes, experiment.conditions, strict=True)
+]
 print(slopes)
 
 # %%
@@ -97,10 +99,12 @@ figure
 # A polarity is claimed only where its interval leaves out 0 and lies beyond the intervals of all controls.
 
 claim = int(result.claim.sel(model="demo", unfound="cap").item())
-print({1: "the asymmetry of people", -1: "the asymmetry is reversed", 0: "no asymmetry may be claimed"}[claim])
+print(
+    {1: "the asymmetry of people", -1: "the asymmetry is reversed", 0: "no asymmetry may be claimed"}[claim]
+)
 
 # %%
-# A handful of displays of one experiment decides little, and this is not the network of the paper. All six experiments
+# So few displays of one experiment decide little, and this is not the network of the paper. All six experiments
 # run with
 #
 # .. code-block:: bash

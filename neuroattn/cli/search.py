@@ -241,11 +241,10 @@ def read_image(path: Path) -> NDArray[np.uint8]:
 
     try:
         with Image.open(path) as picture:
+            wanted = picture.mode
             if picture.mode in ("P", "CMYK", "1", "LA", "YCbCr"):
-                picture = picture.convert(
-                    "RGBA" if "transparency" in picture.info or picture.mode == "LA" else "RGB"
-                )
-            pixels = np.asarray(picture)
+                wanted = "RGBA" if "transparency" in picture.info or picture.mode == "LA" else "RGB"
+            pixels = np.asarray(picture.convert(wanted))
     except FileNotFoundError:
         raise FileNotFoundError(f"image {path} does not exist") from None
     except UnidentifiedImageError:

@@ -10,7 +10,7 @@ from neuroattn.search.features import VGG16
 from neuroattn.search.human import human_rt
 from neuroattn.search.items import Item
 from neuroattn.search.recognition import Recogniser, fit_recogniser
-from neuroattn.search.reference import ReferenceSearch, load_reference
+from neuroattn.search.reference import load_reference
 from neuroattn.search.running import Searcher, fit_rt, run_experiment
 from neuroattn.search.taps import TapBackbone, load_search_backbone
 from neuroattn.search.trials import SearchTrial
