@@ -18,15 +18,23 @@ comes out is what is shown.
 # The six published experiments are generators with the published geometry, in degrees of visual angle. Here is the
 # second: discs that are lit from one side or from above. The display stands still while the number of items grows.
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from neuroattn.analyses import plot_asymmetry, plot_displays, plot_search_times, search_asymmetry
 from neuroattn.search import EccNet, SearchConfig, experiments, load_search_backbone
 
+
+def show(figure):
+    """Hand a figure to pyplot, which shows it on this page."""
+    manager = plt.figure().canvas.manager
+    manager.canvas.figure = figure
+    figure.set_canvas(manager.canvas)
+
+
 experiment = experiments.lighting(n_per_size=4, seed=0)
 print(experiment.n_trials, "displays of", " x ".join(map(str, experiment.size_px)), "px")
-figure = plot_displays([experiment])
-figure
+show(plot_displays([experiment]))
 
 # %%
 # A searcher
@@ -47,8 +55,6 @@ print("found" if path.found else "not found", "after", path.n_saccades, "saccade
 # %%
 # The numbers are pixels. From which map was the first saccade chosen? The square is what the network sees around its
 # gaze, larger than the display; bright is where the features match.
-
-import matplotlib.pyplot as plt
 
 figure, (left, right) = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
 left.imshow(trial.image)
@@ -77,8 +83,7 @@ print(slopes)
 # %%
 # "hard" and "easy" are the roles of the conditions *for people*.
 
-figure = plot_search_times(result)
-figure
+show(plot_search_times(result))
 
 # %%
 # The asymmetry index is the difference of the slopes over their sum: 1 if only the condition that is hard for people is
@@ -90,8 +95,7 @@ low, high = result.index_ci.sel(unfound="cap").isel(experiment=0).transpose("bou
 for name, value, a, b in zip(result.model.values, index.values, low, high, strict=True):
     print(f"{name:16s} {value:+.2f} ({a:+.2f} to {b:+.2f})")
 print("people", np.round(result.human_index.item(), 2), "(read off published figures, no errors)")
-figure = plot_asymmetry(result)
-figure
+show(plot_asymmetry(result))
 
 # %%
 # What may be claimed
