@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding_study import decode_recording
     from neuroattn.analyses.natural_images import natural_search
     from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
+    from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
 # Encoders are studied without loading braindecode, nor search.
@@ -31,10 +32,13 @@ _LAZY = {
     "natural_search": "natural_images",
     "plot_asymmetry": "search_figures",
     "plot_displays": "search_figures",
+    "plot_search": "search_run",
     "plot_search_times": "search_figures",
     "read_trials": "decoder",
     "search_asymmetry": "search_study",
     "search_controls": "search_study",
+    "search_image": "search_run",
+    "study_asymmetries": "search_run",
     "write_decoding_report": "decoding_report",
 }
 
@@ -50,12 +54,15 @@ __all__ = [
     "natural_search",
     "plot_asymmetry",
     "plot_displays",
+    "plot_search",
     "plot_search_times",
     "read_trials",
     "run_encoder_study",
     "search_asymmetry",
     "search_controls",
+    "search_image",
     "seed_agreement",
+    "study_asymmetries",
     "write_decoding_report",
     "write_encoder_report",
 ]

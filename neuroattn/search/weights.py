@@ -48,6 +48,16 @@ class VGG16Weights:
     ------
     ValueError
         If a layer is missing, a shape does not follow the layer before, or a value is not finite.
+
+    Examples
+    --------
+    >>> rng, arrays, n_in = np.random.default_rng(0), {}, 3
+    >>> for layer in LAYERS:
+    ...     arrays[f"w_{layer}"] = rng.normal(size=(3, 3, n_in, 4)).astype("float32")
+    ...     arrays[f"b_{layer}"], n_in = np.zeros(4, "float32"), 4
+    >>> network = VGG16Weights(arrays, "caffe").network()
+    >>> network.taps
+    ('conv3_3', 'conv4_3', 'conv5_3')
     """
 
     arrays: Mapping[str, NDArray[np.float32]]
