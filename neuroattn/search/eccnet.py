@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from neuroattn._checks import check_range, check_seed
+from neuroattn._checks import check_option, check_range, check_seed
 from neuroattn.results import Scanpath
 from neuroattn.search.backbone import SearchBackbone
 from neuroattn.search.config import SearchConfig
@@ -48,6 +48,9 @@ class EccNet:
     that the batch stays full. The map is never enlarged to the view: the choice works on its runs of equal
     pixels, which is exact.
 
+    The best two places can differ by less than half a percent. On CUDA devices torch rounds convolutions to TF32
+    unless ``torch.backends.cudnn.allow_tf32`` is False, which can change fixations.
+
     References
     ----------
     .. [1] Gupta, Zhang, Wu, Wolfe & Kreiman (2021). Visual search asymmetry: deep nets and humans share
@@ -77,6 +80,8 @@ class EccNet:
         self.config = SearchConfig.clean() if config is None else config
         self.recogniser = recogniser
         self.reuse = reuse
+        for tap in self.config.taps or ():
+            check_option("taps", tap, backbone.taps)
         if reuse and not isinstance(backbone, VGG16):
             raise TypeError(f"reuse needs a VGG16 as backbone, got {type(backbone).__name__}")
         if reuse and self.config.margin_px < 46:

@@ -17,6 +17,10 @@ from neuroattn.search.config import SearchConfig
 from neuroattn.search.eccnet import EccNet
 from neuroattn.search.features import N_CONVOLUTIONS, VGG16
 
+_SETTINGS = (
+    "ecc_depth", "pool", "out_layer", "weight_pattern", "dog", "corner_bias", "ior_size", "bg_value", "NumFix", "mode",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class ReferenceSearch:
@@ -120,6 +124,9 @@ def load_reference(weights: Mapping[str, ArrayLike], config: Mapping[str, Any]) 
     >>> len(path), path.found
     (3, None)
     """
+    missing = [key for key in _SETTINGS if key not in config]
+    if missing:
+        raise ValueError(f"config must hold {missing[0]!r}, got {', '.join(sorted(config))}")
     check_option("config['pool']", config["pool"], ("avg", "max"))
     check_option("config['weight_pattern']", config["weight_pattern"], ("nl", "l"))
     check_option("config['mode']", config["mode"], ("cells", "free"))

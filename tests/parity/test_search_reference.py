@@ -23,7 +23,7 @@ PAIRS = {
 
 def random_weights(config):
     """Draw the recorded weights, which follow a recipe."""
-    rng, weights, before = np.random.RandomState(config["weight_seed"]), {}, 3  # noqa: NPY002
+    rng, weights, before = np.random.RandomState(config["weight_seed"]), {}, 3
     for block, (width, n) in enumerate(((64, 2), (128, 2), (256, 3), (512, 3), (512, 3)), 1):
         width = int(width * config["width_mult"])
         for i in range(1, n + 1):
