@@ -60,7 +60,10 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
                 row, column = divmod(trial.attrs["target_cell"], experiment.grid[1])
                 height, width = experiment.cell_px
                 corner = column * width - 0.5, row * height - 0.5
-                axes.add_patch(Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1))
+                axes.add_patch(
+                    Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1, clip_on=False)
+                )
+                axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(visible=True, color=_RULE)
                 title = str(set_size) if s else f"{condition.name}, {set_size}"
                 axes.set_title(title, loc="left", fontsize=8, pad=3)
@@ -119,7 +122,8 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
             if len(times):
                 label = f"{float(line.human_slope):.1f} ms per item"
                 people.plot(times.set_size, times, ls="--", mfc="none", **{**style, "mew": 1.2}, label=label)
-        own.set_title(str(part.experiment.item()).replace("_", ", "), loc="left")
+        title = str(part.experiment.item()).replace("_", ", ")
+        own.set_title(f"{title}: {part.model.item()}", loc="left")
         own.set_ylabel("Saccades")
         people.set_ylabel("Reaction time (ms)")
         people.set_title("people (read off figures, no errors)", loc="left", color=_MUTED)

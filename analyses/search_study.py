@@ -138,7 +138,6 @@ def search_asymmetry(
     searchers = {**named, **beside}
     total = len(searchers) * sum(experiment.n_trials for experiment in displays)
     done = 0
-    summaries = []
     finished: dict[str, dict[str, xr.Dataset]] = {}
     for name, searcher in searchers.items():
         finished[name] = {}
@@ -149,13 +148,11 @@ def search_asymmetry(
                 report = None if progress is None else _offset(progress, stage, done, total)
                 path = None
                 if out is not None:
-                    names_of = (name, experiment.name, condition.name)
-                    path = Path(out, "trials", *(quote(part, safe=" ") for part in names_of)).with_suffix(
-                        ".nc"
-                    )
+                    parents = (quote(part, safe=" ") for part in (name, experiment.name))
+                    path = Path(out, "trials", *parents, f"{quote(condition.name, safe=' ')}.nc")
                 parts.append(_run(searcher, experiment, condition.name, path, seed, batch_size, report))
                 done += parts[-1].sizes["trial"]
-                if progress is not None:
+                if progress is not None:  # conditions that were read have reported nothing
                     progress(stage, done, total)
             finished[name][experiment.name] = xr.concat(parts, dim="trial", combine_attrs="override")
     # Controls are scored like the models, whose common rules these are.

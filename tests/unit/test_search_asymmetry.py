@@ -6,6 +6,8 @@ import numpy as np
 import pandas as pd
 import pytest
 import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from scipy import stats
 
 from neuroattn.metrics import (
@@ -86,6 +88,26 @@ def test_index_of_flat_and_falling_slopes():
     assert slope_asymmetry(3, -1) == 1
     assert slope_asymmetry(3, 1) == 0.5
     assert np.isnan(slope_asymmetry(np.nan, 1))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    counts=st.lists(st.integers(1, 30), min_size=12, max_size=12),
+    factor=st.integers(1, 9),
+    shift=st.integers(0, 9),
+)
+def test_index_is_antisymmetric_and_has_no_unit(counts, factor, shift):
+    def index(values, order):
+        a, b = np.reshape(values, (2, 3, 2)).tolist()
+        trials = trials_of(
+            {"a": dict(zip((2, 4, 8), a, strict=True)), "b": dict(zip((2, 4, 8), b, strict=True))}
+        )
+        return asymmetry_index(trials, order, unfound=["dropped"], n_resamples=1)["index"].item()
+
+    there = index(counts, ("a", "b"))
+    assert -1 <= there <= 1
+    assert index(counts, ("b", "a")) == -there
+    assert index(factor * np.array(counts) + shift, ("a", "b")) == pytest.approx(there, abs=1e-9)
 
 
 def test_saturation_is_flagged():

@@ -398,6 +398,22 @@ def test_study_resumes_and_refuses_other_settings(tmp_path):
         search_asymmetry({"oracle": model}, [LETTERS], out=tmp_path, seed=1)
 
 
+def test_any_names_may_be_kept(tmp_path):
+    """Points, slashes and colons are not parts of a path."""
+    bars = [replace(items.bar(angle), name=name) for angle, name in ((0, "a/b 0.5"), (20, "a/b 0.25"))]
+    experiment = Experiment.pair(
+        *bars, set_sizes=(1, 2), field_deg=6, grid=(2, 2), n_per_size=1, px_per_degree=5
+    )
+    kept = [
+        search_asymmetry(
+            {"a: 1/2": RandomSearch()}, [experiment], out=tmp_path, n_resamples=5, controls=False
+        )
+        for _ in range(2)
+    ]
+    xr.testing.assert_identical(*kept)
+    assert len(list(tmp_path.rglob("*.nc"))) == 2
+
+
 def test_polarity_is_claimed_only_beyond_the_controls():
     class Noisy(Oracle):
         """As slow as the oracle in one condition, but not twice alike."""
