@@ -19,6 +19,8 @@ make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in
 app.add_typer(make_data_app, name="make-data")
 decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG recordings.")
 app.add_typer(decode_eeg_app, name="decode-eeg")
+search_app = typer.Typer(no_args_is_help=True, help="Search images with eccentricity-dependent networks.")
+app.add_typer(search_app, name="search")
 
 
 @app.callback(invoke_without_command=True)
@@ -40,6 +42,7 @@ def main() -> None:
         extract_features,
         fit_encoder,
         make_data,
+        search,
     )
 
     try:
