@@ -19,12 +19,14 @@ from neuroattn.attention.gates import (
     make_gate,
 )
 from neuroattn.attention.gates_reference import load_reference_gate
+from neuroattn.attention.manar import MANAR, GlobalWorkspace, WorkspaceView
 from neuroattn.attention.multihead import CrossAttention
 from neuroattn.attention.positional import LearnedPosition2d, sine_position_2d
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
     "GATES",
+    "MANAR",
     "SQUEEZES",
     "ChannelGate",
     "CollaborativeChannelGate",
@@ -36,12 +38,14 @@ __all__ = [
     "FrequencyGate",
     "GatedChannelTransformation",
     "GatherExcite",
+    "GlobalWorkspace",
     "LearnedFilter",
     "LearnedPosition2d",
     "MultiQueryProbe",
     "SecondOrderGate",
     "SqueezeExcite",
     "StyleRecalibration",
+    "WorkspaceView",
     "load_reference_gate",
     "make_gate",
     "sine_position_2d",
