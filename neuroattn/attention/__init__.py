@@ -1,5 +1,6 @@
 """Attention layers shared by all models."""
 
+from neuroattn.attention.conversion import attention_sensitivity, convert_to_manar, distill
 from neuroattn.attention.gates import (
     GATES,
     SQUEEZES,
@@ -46,6 +47,9 @@ __all__ = [
     "SqueezeExcite",
     "StyleRecalibration",
     "WorkspaceView",
+    "attention_sensitivity",
+    "convert_to_manar",
+    "distill",
     "load_reference_gate",
     "make_gate",
     "sine_position_2d",
