@@ -282,13 +282,19 @@ def _sweep(model: nn.Module, made: Mapping[str, nn.Module], batch: Batch) -> dic
 
 
 def attention_sensitivity(
-    model: nn.Module, calibration: Batch, *, n_concepts: int = 64, seed: int = 0, **options: Any
+    model: nn.Module,
+    calibration: Batch,
+    *,
+    n_concepts: int = 64,
+    seed: int = 0,
+    tau: float = 0.1,
+    **options: Any,
 ) -> dict[str, float]:
     """Measure how much the output of a model changes when one attention layer after the other is converted.
 
     Parameters
     ----------
-    model, calibration, n_concepts, seed, **options
+    model, calibration, n_concepts, seed, tau, **options
         See `convert_to_manar`; the model stays as it is.
 
     Returns
@@ -305,7 +311,9 @@ def attention_sensitivity(
     (['layers.0.self_attn', 'layers.1.self_attn', 'layers.2.self_attn'], True)
     """
     twin = _detached(model)
-    made = _replacements(twin, _find(twin), calibration, seed, {"n_concepts": n_concepts, **options})
+    made = _replacements(
+        twin, _find(twin), calibration, seed, {"n_concepts": n_concepts, "tau": tau, **options}
+    )
     return _sweep(twin, made, calibration)
 
 
@@ -316,6 +324,7 @@ def convert_to_manar(
     n_concepts: int = 64,
     layers: Sequence[str] | int | None = None,
     seed: int = 0,
+    tau: float = 0.1,
     **options: Any,
 ) -> Model:
     """Replace the attention of a model by workspace attention, which is our derivation of MANAR [1]_.
@@ -339,8 +348,10 @@ def convert_to_manar(
         least, see `attention_sensitivity`. None converts all.
     seed : int, default 0
         Of k-means.
+    tau : float, default 0.1
+        Initial temperature, see `GlobalWorkspace`: nearer to the attention replaced than 1, its default.
     **options
-        ``retrieve``, ``competition``, ``tau`` and ``kappa`` of `GlobalWorkspace`.
+        ``retrieve``, ``competition`` and ``kappa`` of `GlobalWorkspace`.
 
     Returns
     -------
@@ -373,7 +384,7 @@ def convert_to_manar(
     """
     twin = _detached(model)
     found = _find(twin)
-    options = {"n_concepts": n_concepts, **options}
+    options = {"n_concepts": n_concepts, "tau": tau, **options}
     if isinstance(layers, int):
         check_range("layers", layers, 1, len(found))
         if calibration is None:

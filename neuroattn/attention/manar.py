@@ -22,7 +22,7 @@ _ITERATIONS = 25  # of k-means at most
 
 
 class WorkspaceView(NamedTuple):
-    """What happened in a workspace; see `GlobalWorkspace.view`.
+    """What happened in a workspace; see `GlobalWorkspace`.
 
     Shares, mass and weights are float32, or float64 for float64 input.
 
@@ -191,7 +191,8 @@ class GlobalWorkspace(nn.Module):
         concept_v: Tensor,
         keep: Tensor | None = None,
         is_causal: bool = False,
-    ) -> Tensor:
+        return_view: bool = False,
+    ) -> Tensor | WorkspaceView:
         """Read from the workspace that tokens make.
 
         Parameters
@@ -204,30 +205,16 @@ class GlobalWorkspace(nn.Module):
             True keeps a token. A query that no token is visible to reads zeros, not memory alone.
         is_causal : bool, default False
             Query i reads the workspace of tokens 0..i.
+        return_view : bool, default False
+            Show the workspace too. Its weights are query x token numbers: the cost is not linear in tokens then.
 
         Returns
         -------
-        Tensor, shape (batch, head, query, value_feature)
+        Tensor, shape (batch, head, query, value_feature), or WorkspaceView
         """
-        return self._run(q, k, v, concept_k, concept_v, keep, is_causal, details=False).out
-
-    def view(
-        self,
-        q: Tensor,
-        k: Tensor,
-        v: Tensor,
-        concept_k: Tensor,
-        concept_v: Tensor,
-        keep: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> WorkspaceView:
-        """Read from the workspace and show it; takes what `forward` takes.
-
-        The weights are query x token numbers for each head, so this is not linear in tokens.
-        """
-        run = self._run(q, k, v, concept_k, concept_v, keep, is_causal, details=True)
-        if run.assignment is None or run.reading is None:
-            raise RuntimeError("the workspace kept no details")
+        run = self._run(q, k, v, concept_k, concept_v, keep, is_causal, return_view)
+        if run.assignment is None or run.reading is None or not return_view:
+            return run.out
         log_mass = run.log_mass if is_causal else run.log_mass[:, :, None]
         weights = _divided(run.reading, log_mass) @ run.assignment.mT
         n_batch, n_heads, n_slots = *k.shape[:2], run.log_kappa.shape[-1]
@@ -581,6 +568,8 @@ class MANAR(nn.Module):
         n_concepts: int = 64,
         calibration: Tensor | tuple[Tensor, Tensor] | None = None,
         seed: int | np.random.Generator = 0,
+        *,
+        tau: float = 0.1,
         **options: Any,
     ) -> MANAR:
         """Copy the weights of multi-head attention, and place the concepts among its tokens.
@@ -595,8 +584,10 @@ class MANAR(nn.Module):
             keys and values, needed where their channels differ. None leaves concepts random.
         seed : int or Generator, default 0
             Of k-means.
+        tau : float, default 0.1
+            Initial temperature: nearer to multi-head attention than 1, the default of a layer that starts anew.
         **options
-            ``retrieve``, ``competition``, ``tau`` and ``kappa``.
+            ``retrieve``, ``competition`` and ``kappa``.
 
         Returns
         -------
@@ -626,6 +617,7 @@ class MANAR(nn.Module):
             weight.device,
             weight.dtype,
             n_concepts=n_concepts,
+            tau=tau,
             **options,
         )
         layer.load_state_dict(mha.state_dict(), strict=False)
@@ -672,7 +664,7 @@ class MANAR(nn.Module):
         arguments = self._arguments(query, key, value, key_padding_mask, attn_mask, is_causal)
         weights = None
         if need_weights:
-            view = self.workspace.view(*arguments)
+            view = self.workspace(*arguments, return_view=True)
             heads = view.out
             weights = view.weights.mean(1) if average_attn_weights else view.weights
         else:
@@ -692,9 +684,9 @@ class MANAR(nn.Module):
         is_causal: bool = False,
     ) -> WorkspaceView:
         """Show the workspace that `forward` makes of the same tensors."""
-        return self.workspace.view(
-            *self._arguments(query, key, value, key_padding_mask, attn_mask, is_causal)
-        )
+        arguments = self._arguments(query, key, value, key_padding_mask, attn_mask, is_causal)
+        view: WorkspaceView = self.workspace(*arguments, return_view=True)
+        return view
 
     def _arguments(
         self,
