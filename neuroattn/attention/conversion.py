@@ -128,7 +128,9 @@ def _read_mask(name: str, mask: Tensor | None, n_batch: int, n_tokens: int) -> t
     if (hidden == padding[:, None]).all():
         return ~padding.expand(n_batch, -1), False
     padding = hidden[:, -1]
-    return ~padding.expand(n_batch, -1), find_causal(name, hidden & ~padding[:, None])
+    future = torch.ones_like(hidden).triu(1)
+    hidden = torch.where(padding[:, None], future, hidden)
+    return ~padding.expand(n_batch, -1), find_causal(name, hidden)
 
 
 class _Kind(NamedTuple):

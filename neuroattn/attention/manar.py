@@ -766,7 +766,7 @@ def find_causal(name: str, hidden: Tensor) -> bool:
         return True
     raise ValueError(
         f"{name} must be causal or mask nothing, got another of shape {tuple(hidden.shape)}: tokens enter the workspace"
-        " before it is known which query reads; mask tokens with key_padding_mask"
+        " before it is known which query reads; mask tokens for all queries"
     )
 
 
