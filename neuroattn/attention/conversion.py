@@ -129,8 +129,8 @@ def _read_mask(name: str, mask: Tensor | None, n_batch: int, n_tokens: int) -> t
         return ~padding.expand(n_batch, -1), False
     padding = hidden[:, -1]
     future = torch.ones_like(hidden).triu(1)
-    hidden = torch.where(padding[:, None], future, hidden)
-    return ~padding.expand(n_batch, -1), find_causal(name, hidden)
+    causal = (hidden == (future | padding[:, None])).all()
+    return ~padding.expand(n_batch, -1), find_causal(name, future if causal else hidden)
 
 
 class _Kind(NamedTuple):

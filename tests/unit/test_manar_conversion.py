@@ -73,6 +73,7 @@ def assert_names_kept(model, converted):
     assert all(torch.equal(after[name], value) for name, value in before.items())
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning:torch")  # by the original
 @pytest.mark.parametrize("norm_first", [False, True])
 @torch.no_grad()
 def test_torch_encoder(norm_first):
