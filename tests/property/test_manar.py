@@ -143,6 +143,28 @@ def test_operations_are_affine_in_tokens(causal):
     assert counts[2] - counts[1] == counts[1] - counts[0] > 0
 
 
+@pytest.mark.parametrize("causal", [False, True])
+def test_memory_kept_for_gradients_is_affine_in_tokens(causal):
+    layer = make_layer(draw(1, 6, DIM))
+
+    def kept(n):
+        sizes = {}
+
+        def pack(tensor):
+            sizes[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        x = draw(2, 1, n, DIM).requires_grad_()
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            out = layer(x, x, x, need_weights=False, is_causal=causal)[0]
+        assert out.requires_grad
+        return sum(sizes.values())
+
+    sizes = [kept(n) for n in (512, 1024, 1536)]
+    assert sizes[2] - sizes[1] == pytest.approx(sizes[1] - sizes[0], rel=0.05)
+    assert sizes[1] > 512 * DIM * 8
+
+
 @settings(max_examples=10, deadline=None)
 @given(seed=seeds, competition=st.sampled_from(["softmax", "sparsemax"]), retrieve=st.sampled_from([None, 3]))
 def test_symmetries(seed, competition, retrieve):
