@@ -25,7 +25,8 @@ def scores(k: Tensor, concept_k: Tensor, tau: Tensor) -> Tensor:
     """
     # -|k - concept|^2 / 2 without |k|^2, which a softmax cancels.
     scaled = concept_k / (tau[:, None, None] * k.shape[-1] ** 0.5)
-    return k @ scaled.mT - (scaled * concept_k).sum(-1)[..., None, :] / 2
+    score: Tensor = k @ scaled.mT - (scaled * concept_k).sum(-1)[..., None, :] / 2
+    return score
 
 
 def assign(k: Tensor, concept_k: Tensor, tau: Tensor, mask: Tensor | None = None) -> Tensor:
