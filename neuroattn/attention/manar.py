@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
-from neuroattn.kernels import attention, workspace_integrate
-from neuroattn.kernels.workspace_integrate import reference
+from neuroattn.kernels import attention
+from neuroattn.kernels.workspace_integrate import reference, workspace_integrate
 
 COMPETITIONS = ("softmax", "sparsemax")
 _CHUNK = 64  # tokens of a causal block
