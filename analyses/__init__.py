@@ -17,6 +17,7 @@ from neuroattn.analyses.scanpath_study import (
     scanpath_table,
 )
 from neuroattn.analyses.token_masking import masking_effect
+from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
 if TYPE_CHECKING:
     from neuroattn.analyses.attention_study import compare_attentions
@@ -59,6 +60,8 @@ __all__ = [
     "decode_trials",
     "evaluate_encoder",
     "free_viewing_consistency",
+    "inspect_workspace",
+    "lesion_concepts",
     "map_attention",
     "masking_effect",
     "natural_search",
