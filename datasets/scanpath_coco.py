@@ -278,8 +278,8 @@ def _make_scene(
 def _make_path(record: Record, scene: ObjectScene, size: tuple[int, int]) -> Scanpath:
     x = record.numbers("X")
     y = record.numbers("Y", length=len(x))
-    t = record.numbers("T", [])
-    if 0 < len(t) < len(x):
+    t = record.numbers("T") if "T" in record.content else None
+    if t is not None and len(t) < len(x):
         record.refuse("T", f"at least {len(x)} durations", f"{len(t)}")
     found = None
     if scene.target is not None:
@@ -297,7 +297,9 @@ def _make_path(record: Record, scene: ObjectScene, size: tuple[int, int]) -> Sca
     if "RT" in record.content:
         attrs["response_time"] = record.get("RT", (int, float)) / 1000
     with record.naming():
-        return Scanpath(x, y, size, duration=t[: len(x)] / 1000 if len(t) else None, found=found, attrs=attrs)
+        return Scanpath(
+            x, y, size, duration=None if t is None else t[: len(x)] / 1000, found=found, attrs=attrs
+        )
 
 
 def _target(scene: ObjectScene) -> int:

@@ -149,8 +149,8 @@ def write_pysaliency(dataset: ScanpathDataset, folder: str | Path) -> None:
     dataset : ScanpathDataset
         Every trial has fixations.
     folder : str or Path
-        Gets ``scanpaths.hdf5`` (``FixationTrains``, version 1.2) and, if all scenes have images, ``stimuli.hdf5``
-        (``FileStimuli``, version 2.1) and ``images``; it is whole or absent, and replaced if it is there.
+        Gets ``scanpaths.hdf5`` (``FixationTrains``, version 1.2), ``stimuli.hdf5`` (``FileStimuli``, version 2.1) and
+        the ``images`` of scenes that have them; it is whole or absent, and replaced if it is there.
 
     Raises
     ------
@@ -194,7 +194,6 @@ def write_pysaliency(dataset: ScanpathDataset, folder: str | Path) -> None:
     }
     kept = [name for name in TRIAL_LABELS if name not in ("image", "scene")]
     kept += [k for k, v in data.data_vars.items() if v.dims == ("trial",) and k != "length"]  # type: ignore[misc]
-    scenes = _pictures(dataset, images)
     with replacing(folder) as temporary:
         temporary.mkdir()
         with h5py.File(temporary / "scanpaths.hdf5", "w") as file:
@@ -205,18 +204,17 @@ def write_pysaliency(dataset: ScanpathDataset, folder: str | Path) -> None:
             file["train_subjects"] = [observers.index(name) for name in data["observer"].values.astype(str)]
             _write_group(file, "scanpath_attributes", {name: data[name].values for name in kept})
             _write_group(file, "scanpath_fixation_attributes", per_fixation)
-        if scenes is not None:
-            for image, scene in scenes.items():
-                save_in_frame(scene, scene.size, temporary / "images" / image)
-            with h5py.File(temporary / "stimuli.hdf5", "w") as file:
-                _stamp(file, "FileStimuli", "2.1", [])
-                file.attrs["size"] = len(images)
-                text = h5py.string_dtype()
-                file.create_dataset("filenames", data=[f"images/{image}" for image in images], dtype=text)
-                shapes = np.empty(len(images), object)
-                for i, image in enumerate(images):
-                    shapes[i] = np.array([sizes[image][1], sizes[image][0], 3], np.int64)
-                file.create_dataset("shapes", data=shapes, dtype=h5py.vlen_dtype(np.int64))
+        for image, scene in _pictures(dataset).items():
+            save_in_frame(scene, scene.size, temporary / "images" / image)
+        with h5py.File(temporary / "stimuli.hdf5", "w") as file:
+            _stamp(file, "FileStimuli", "2.1", [])
+            file.attrs["size"] = len(images)
+            text = h5py.string_dtype()
+            file.create_dataset("filenames", data=[f"images/{image}" for image in images], dtype=text)
+            shapes = np.empty(len(images), object)
+            for i, image in enumerate(images):
+                shapes[i] = np.array([sizes[image][1], sizes[image][0], 3], np.int64)
+            file.create_dataset("shapes", data=shapes, dtype=h5py.vlen_dtype(np.int64))
 
 
 def _stamp(file: h5py.File, kind: str, version: str, attributes: list[str]) -> None:
@@ -234,14 +232,14 @@ def _write_group(file: h5py.File, name: str, arrays: dict[str, NDArray[Any]]) ->
             group[key] = values
 
 
-def _pictures(dataset: ScanpathDataset, images: list[str]) -> dict[str, ObjectScene] | None:
-    """Return a scene with pixels for each image, or None if one has none."""
-    found = {}
+def _pictures(dataset: ScanpathDataset) -> dict[str, ObjectScene]:
+    """Return a scene with pixels for each image that has one."""
+    found: dict[str, ObjectScene] = {}
     for i, image in enumerate(dataset.data["image"].values.astype(str).tolist()):
         scene = dataset.scenes.get(str(dataset.data["scene"].values[i]))
-        if image not in found and scene is not None and scene.image is not None:
-            found[image] = scene
-    return found if len(found) == len(images) else None
+        if scene is not None and scene.image is not None:
+            found.setdefault(image, scene)
+    return found
 
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
