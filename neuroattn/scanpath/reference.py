@@ -187,7 +187,7 @@ class ReferenceOAT(nn.Module):
             generator.manual_seed(int(seed))  # type: ignore[arg-type]
         cache = self.core.cache(n_scenes * n, self.max_len, memory.keys)
         paths = np.full((n_scenes * n, self.max_len), self.n_objects, np.int64)
-        objects = target_index.new_empty(n_scenes, n, 0)
+        objects = torch.empty(n_scenes, n, 0, dtype=torch.int64, device=crops.device)
         for step in range(self.max_len):
             # The end may be chosen from the second step on, padding never.
             logits = self.continue_paths(objects, memory, cache)[:, :, -1].flatten(0, 1)

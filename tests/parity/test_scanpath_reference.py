@@ -257,7 +257,9 @@ def test_closed_form_has_the_cosines_of_the_published_tables(table, sigma, share
     np.testing.assert_allclose(code.norm(dim=1), norms, rtol=0.01)
     ours = F.cosine_similarity(code[:, None], code[None], dim=-1)
     np.testing.assert_allclose(ours, cosines, atol=1e-3)  # theirs were found by gradient descent
-    torch.testing.assert_close(ours, torch.exp(-((grid[:, None] - grid) ** 2) / (2 * sigma**2)), atol=1e-6, rtol=0)
+    torch.testing.assert_close(
+        ours, torch.exp(-((grid[:, None] - grid) ** 2) / (2 * sigma**2)), atol=1e-6, rtol=0
+    )
 
 
 @pytest.mark.shared_data
