@@ -30,8 +30,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the command; bad input ends with one line and exit code 2."""
+def register_verbs() -> None:
+    """Give `app` its verbs."""
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
         cite,
@@ -45,6 +45,10 @@ def main() -> None:
         search,
     )
 
+
+def main() -> None:
+    """Run the command; bad input ends with one line and exit code 2."""
+    register_verbs()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

@@ -51,16 +51,16 @@ def run(
         float | None,
         option(
             "--px-per-degree",
-            help="Pixels per degree of visual angle [paper, natural, ivsn: 30].",
+            help="Pixels per degree of visual angle (paper, natural, ivsn: 30).",
             panel=DATA,
         ),
     ] = None,
     start: Annotated[
-        str | None, option("--start", help="First fixation: X,Y in px [centre].", panel=DATA)
+        str | None, option("--start", help="First fixation: X,Y in px (centre).", panel=DATA)
     ] = None,
     background: Annotated[
         int | None,
-        option("--background", help="Grey level around the image, 0 to 255 [the image's mean].", panel=DATA),
+        option("--background", help="Grey level around the image, 0 to 255 (the image's mean).", panel=DATA),
     ] = None,
     max_fixations: Annotated[
         int, option("--max-fixations", help="Most fixations, the first included.", panel=DATA)
@@ -135,7 +135,7 @@ def asymmetry(
     ] = "all",
     trials: Annotated[
         int,
-        option("--trials", help="Displays of each condition and set size [published: 30 or 36].", panel=DATA),
+        option("--trials", help="Displays of each condition and set size (published: 30 or 36).", panel=DATA),
     ] = 10,
     preset: Annotated[str, option("--preset", help=PRESET_HELP, panel=MODEL)] = "paper",
     backbone: Backbone = "demo",
