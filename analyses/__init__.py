@@ -25,6 +25,7 @@ from neuroattn.analyses.scanpath_study import (
     scanpath_table,
 )
 from neuroattn.analyses.token_masking import masking_effect
+from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
 if TYPE_CHECKING:
     from neuroattn.analyses.attention_study import compare_attentions
@@ -32,7 +33,9 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.natural_images import natural_search
     from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
+    from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
 # Encoders are studied without loading braindecode, nor search.
@@ -42,12 +45,16 @@ _LAZY = {
     "compare_attentions": "attention_study",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
+    "natural_search": "natural_images",
     "plot_asymmetry": "search_figures",
     "plot_displays": "search_figures",
+    "plot_search": "search_run",
     "plot_search_times": "search_figures",
     "read_trials": "decoder",
     "search_asymmetry": "search_study",
     "search_controls": "search_study",
+    "search_image": "search_run",
+    "study_asymmetries": "search_run",
     "write_decoding_report": "decoding_report",
 }
 
@@ -63,13 +70,17 @@ __all__ = [
     "evaluate_scanpath_models",
     "fit_scanpath_model",
     "free_viewing_consistency",
+    "inspect_workspace",
+    "lesion_concepts",
     "map_attention",
     "masking_effect",
+    "natural_search",
     "plot_asymmetry",
     "plot_displays",
     "plot_fixation_density",
     "plot_found_curve",
     "plot_scanpath",
+    "plot_search",
     "plot_search_times",
     "plot_transitions",
     "read_trials",
@@ -78,7 +89,9 @@ __all__ = [
     "scanpath_table",
     "search_asymmetry",
     "search_controls",
+    "search_image",
     "seed_agreement",
+    "study_asymmetries",
     "write_decoding_report",
     "write_encoder_report",
     "write_scanpath_report",

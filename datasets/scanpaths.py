@@ -121,7 +121,8 @@ class ScanpathDataset(Sequence[Scanpath]):
                 raise ValueError(f"index must be a bool mask of shape ({len(self)},), got {rows.shape}")
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.intp)
         data = self.data.isel(trial=rows)
-        return ScanpathDataset(data, {k: self.scenes[k] for k in self.scenes if k in set(data.scene.values)})
+        shown = set(data["scene"].values.astype(str).tolist())
+        return ScanpathDataset(data, {name: scene for name, scene in self.scenes.items() if name in shown})
 
     def __iter__(self) -> Iterator[Scanpath]:
         return (self._scanpath(i) for i in range(len(self)))

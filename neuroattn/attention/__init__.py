@@ -1,5 +1,6 @@
 """Attention layers shared by all models."""
 
+from neuroattn.attention.conversion import attention_sensitivity, convert_to_manar, distill
 from neuroattn.attention.gates import (
     GATES,
     SQUEEZES,
@@ -19,6 +20,7 @@ from neuroattn.attention.gates import (
     make_gate,
 )
 from neuroattn.attention.gates_reference import load_reference_gate
+from neuroattn.attention.manar import MANAR, GlobalWorkspace, WorkspaceView
 from neuroattn.attention.multihead import CrossAttention
 from neuroattn.attention.positional import (
     LearnedPosition2d,
@@ -29,8 +31,6 @@ from neuroattn.attention.positional import (
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
-    "GATES",
-    "SQUEEZES",
     "ChannelGate",
     "CollaborativeChannelGate",
     "CollaborativeGate",
@@ -39,14 +39,22 @@ __all__ = [
     "CrossAttention",
     "EfficientChannelGate",
     "FrequencyGate",
+    "GATES",
     "GatedChannelTransformation",
     "GatherExcite",
+    "GlobalWorkspace",
     "LearnedFilter",
     "LearnedPosition2d",
+    "MANAR",
     "MultiQueryProbe",
+    "SQUEEZES",
     "SecondOrderGate",
     "SqueezeExcite",
     "StyleRecalibration",
+    "WorkspaceView",
+    "attention_sensitivity",
+    "convert_to_manar",
+    "distill",
     "gaussian_position",
     "load_reference_gate",
     "make_gate",

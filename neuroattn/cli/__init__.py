@@ -21,6 +21,8 @@ decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery fr
 app.add_typer(decode_eeg_app, name="decode-eeg")
 predict_scanpath_app = typer.Typer(no_args_is_help=True, help="Predict which object people look at next.")
 app.add_typer(predict_scanpath_app, name="predict-scanpath")
+search_app = typer.Typer(no_args_is_help=True, help="Search images with eccentricity-dependent networks.")
+app.add_typer(search_app, name="search")
 
 
 @app.callback(invoke_without_command=True)
@@ -30,8 +32,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the command; bad input ends with one line and exit code 2."""
+def register_verbs() -> None:
+    """Give `app` its verbs."""
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
         cite,
@@ -43,8 +45,13 @@ def main() -> None:
         fit_encoder,
         make_data,
         predict_scanpath,
+        search,
     )
 
+
+def main() -> None:
+    """Run the command; bad input ends with one line and exit code 2."""
+    register_verbs()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

@@ -12,10 +12,11 @@ from neuroattn.search.items import Item
 from neuroattn.search.recognition import Recogniser, fit_recogniser
 from neuroattn.search.reference import load_reference
 from neuroattn.search.running import Searcher, fit_rt, run_experiment
+from neuroattn.search.taps import TapBackbone, load_search_backbone
 from neuroattn.search.trials import SearchTrial
+from neuroattn.search.weights import VGG16Weights, read_vgg16_weights
 
 __all__ = [
-    "VGG16",
     "Condition",
     "EccNet",
     "Experiment",
@@ -27,13 +28,18 @@ __all__ = [
     "SearchConfig",
     "SearchTrial",
     "Searcher",
+    "TapBackbone",
+    "VGG16",
+    "VGG16Weights",
     "experiments",
     "fit_recogniser",
     "fit_rt",
     "human_rt",
     "items",
     "load_reference",
+    "load_search_backbone",
     "random_weights",
+    "read_vgg16_weights",
     "run_experiment",
     "without_eccentricity",
 ]

@@ -300,7 +300,7 @@ def test_objarr_round_trip_and_its_rules(tmp_path):
         ({"scanpath": content["scanpath"] + 5}, "must hold -2, -1 or one of 2 objects"),
         ({"scanpath": content["scanpath"][..., ::-1]}, "must begin with its initial fixation"),
         ({"target_index": np.array([0, 2])}, "target_index must be below 2, got 2 for scene 1"),
-        ({"object_xy": content["object_xy"][:1]}, "one of 1 objects"),
+        ({"object_xy": content["object_xy"][:1]}, r"object_category must have shape \(2, 1\), got \(2, 2\)"),
         ({"start_xy": np.array([1])}, r"start_xy must have shape \(2,\)"),
         (
             {"target_index": np.array([None, None])},
