@@ -233,6 +233,7 @@ def plot_found_curve(comparison: xr.Dataset) -> Figure:
     ['people', 'logit']
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     if "found" not in comparison:
         raise ValueError("comparison must have found, got none: its scenes have no targets")
@@ -254,7 +255,7 @@ def plot_found_curve(comparison: xr.Dataset) -> Figure:
         axes.plot(one.saccade.values, one.found.values, ms=4, mew=0, label=name, **style)
     axes.grid(axis="y")
     axes.set_ylim(0, 1.02)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set(xlabel="Saccades", ylabel="Share that found the target")
     figure.legend(loc="outside upper left", ncols=2, handletextpad=0.4, columnspacing=1.2, borderaxespad=0)
     return figure
