@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -145,10 +146,16 @@ def fit_scanpath_model(
         "test_size": test_size,
         "samples": n_samples,
     }
+    created = not out.exists()
     open_study(out, config, resume)
     if not (out / "split.json").is_file():
         report = None if progress is None else lambda done: progress("training", done, model.epochs)
-        clone(model).fit(train, progress=report).save(out / "model")
+        try:
+            clone(model).fit(train, progress=report).save(out / "model")
+        except BaseException:
+            if created:  # nothing in it is worth keeping yet
+                shutil.rmtree(out)
+            raise
         write_json(out / "split.json", {"by": model.by, "train": groups})
     return evaluate_scanpath_models(
         dataset,

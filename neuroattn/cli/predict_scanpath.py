@@ -413,7 +413,7 @@ def samples_frame(samples: xr.Dataset, scene: ObjectScene) -> pd.DataFrame:
     table = table[table["object"] >= 0]
     if scene.labels is not None:
         labels = [scene.labels[i] for i in table["object"]]
-        table.insert(int(table.columns.get_loc("object")) + 1, "label", labels)
+        table.insert(table.columns.tolist().index("object") + 1, "label", labels)
     return table
 
 
@@ -436,7 +436,7 @@ def _sampling_model(
         )
     if data is not None:
         raise ValueError("--data must not be given with the folder of a fit, which is fitted already")
-    return load_scanpath_model(name, device=resolve_device(device))[0], f"the data of {name}"
+    return load_scanpath_model(name, device=resolve_device(device)), f"the data of {name}"
 
 
 def _load(
