@@ -404,7 +404,10 @@ def _similarity(
         same_observer(people, _both, seed=seed, by=targets, batched=True),
         length_matched(people, _both, seed=seed, n_objects=n_objects, batched=True),
     )
-    tables += [(name, anchor.values) for name, anchor in zip(ANCHORS, anchors, strict=True)]
+    for name, anchor in zip(ANCHORS, anchors, strict=True):
+        # Without any pair an anchor knows of no metrics.
+        values = anchor.values.reshape(len(people), -1)
+        tables.append((name, np.broadcast_to(values, (len(people), len(metrics)))))
     return xr.DataArray(
         np.stack([values for _, values in tables]),
         dims=("path_source", "trial", "metric"),

@@ -428,6 +428,8 @@ def _sampling_model(
     from neuroattn.encoding.network_encoders import resolve_device
 
     if name in SIMPLE_MODELS:
+        if name == "position-markov" and data is None:
+            raise ValueError("--model position-markov needs --data: its places are those of one layout")
         dataset = make_search_arrays(seed=0) if data is None else _load(data, layout)
         return clone(SIMPLE_MODELS[name]).fit(dataset), SIMULATED if data is None else data.name
     if not Path(name).is_dir():

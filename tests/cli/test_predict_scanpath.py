@@ -164,6 +164,10 @@ def test_resume_continues_and_a_second_run_is_refused(folder, monkeypatch, capsy
         ),
         (("sample", "objects.csv", "--size", "9x9", "--n", 0), "n must be at least 1, got 0"),
         (
+            ("sample", "objects.csv", "--size", "9x9", "--model", "position-markov"),
+            "position-markov needs --data",
+        ),
+        (
             ("sample", "objects.csv", "--size", "9x9", "--model", "fitted", "--data", "arrays"),
             "--data must not be given with the folder of a fit",
         ),
