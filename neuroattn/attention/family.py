@@ -45,8 +45,7 @@ class SoftmaxAttention(AttentionLayer):
         return self._read(call, need_weights)
 
     def _read(self, call: Call, need_weights: bool, **options: Any) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
-        return _read(q, k, v, call, need_weights, **options)
+        return _read(*self._qkv(call), call, need_weights, **options)
 
 
 class AffineAttention(SoftmaxAttention):
@@ -93,7 +92,7 @@ class AffineAttention(SoftmaxAttention):
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         scale, shift = self.affine(call.query).mT.chunk(2, 1)
-        alpha, beta = 2 * scale.sigmoid(), shift / call.count[:, None].clamp_min(1)
+        alpha, beta = 2 * scale.sigmoid(), shift / call.n_visible[:, None].clamp_min(1)
         return self._read(call, need_weights, affine=(alpha, beta))
 
 
@@ -110,8 +109,8 @@ class GatedHeadsAttention(SoftmaxAttention):
     ----------
     embed_dim, num_heads
         See `AttentionLayer`.
-    n_shared : int, default 1
-        Heads that all queries use, 1..num_heads.
+    n_shared : int, optional
+        Heads that all queries use, at least one. None means half of the heads, rounded up.
     n_active : int, optional
         Routed heads that a query uses. None means half of them, rounded up.
     **face
@@ -129,22 +128,27 @@ class GatedHeadsAttention(SoftmaxAttention):
 
     Examples
     --------
-    >>> layer = GatedHeadsAttention(16, 4, n_active=1, batch_first=True)
+    >>> layer = GatedHeadsAttention(16, 4, batch_first=True)
     >>> gates = layer.gates(torch.zeros(1, 5, 16))
-    >>> gates.shape, (gates > 0).sum(1)  # the shared head and one of three
-    (torch.Size([1, 4, 5]), tensor([[2, 2, 2, 2, 2]]))
+    >>> gates.shape, (gates > 0).sum(1)  # two shared heads and one of the others
+    (torch.Size([1, 4, 5]), tensor([[3, 3, 3, 3, 3]]))
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, *, n_shared: int = 1, n_active: int | None = None, **face: Any
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        n_shared: int | None = None,
+        n_active: int | None = None,
+        **face: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, **face)
-        check_range("n_shared", n_shared, 1, num_heads)
-        n_routed = num_heads - n_shared
-        if n_active is not None:
-            check_range("n_active", n_active, 0, n_routed)
-        self.n_shared = n_shared
+        self.n_shared = (num_heads + 1) // 2 if n_shared is None else n_shared
+        check_range("n_shared", self.n_shared, 1, num_heads)
+        n_routed = num_heads - self.n_shared
         self.n_active = (n_routed + 1) // 2 if n_active is None else n_active
+        check_range("n_active", self.n_active, 0, n_routed)
         self.router = nn.Linear(embed_dim, num_heads, bias=False, **_kind(face))
         self.balance = nn.Linear(embed_dim, 2, bias=False, **_kind(face))
 
@@ -338,7 +342,7 @@ class AgentAttention(AttentionLayer):
         self.n_agents = n_agents
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
+        q, k, v = self._qkv(call)
         agents, alive = self._pool(q, call.keep if call.is_self else None)
         kind = "heads" if need_weights else "none"
         read = attention(agents, k, v, key_mask=call.keep, map=kind)
@@ -351,7 +355,7 @@ class AgentAttention(AttentionLayer):
 
         def mean(x: Tensor) -> Tensor:
             """Average segments of the last axis."""
-            return F.adaptive_avg_pool1d(x.flatten(1, -2), n_agents).unflatten(1, x.shape[1:-1])
+            return F.adaptive_avg_pool1d(x.flatten(1, -2), n_agents).view(*x.shape[:-1], n_agents)
 
         if keep is None:
             return mean(q.mT).mT, None
@@ -395,13 +399,13 @@ class InLineAttention(AttentionLayer):
     linear = True
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
+        q, k, v = self._qkv(call)
         dtype, accumulator = v.dtype, torch.promote_types(v.dtype, torch.float32)
         with torch.autocast(v.device.type, enabled=False):
             q, k, v = q.to(accumulator) / q.shape[-1] ** 0.5, k.to(accumulator), v.to(accumulator)
             if call.keep is not None:
                 k, v = (torch.where(call.keep[:, None, :, None], x, 0) for x in (k, v))
-            count = call.count[:, None, :, None].clamp_min(1).to(accumulator)
+            count = call.n_visible[:, None, :, None].clamp_min(1).to(accumulator)
             if call.is_causal:
                 products, sum_k, sum_v = _sum_causally(q, k, v)
             else:
@@ -426,7 +430,7 @@ def _sum_causally(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
     n_queries = q.shape[2]
     length = -(-n_queries // _CHUNK) * _CHUNK
     k, v = (x[:, :, :n_queries] for x in (k, v))
-    q, k, v = (F.pad(x, (0, 0, 0, length - x.shape[2])).unflatten(2, (-1, _CHUNK)) for x in (q, k, v))
+    q, k, v = (torch.unflatten(F.pad(x, (0, 0, 0, length - x.shape[2])), 2, (-1, _CHUNK)) for x in (q, k, v))
     state = F.pad((k.mT @ v).cumsum(2)[:, :, :-1], (0, 0, 0, 0, 1, 0))
     products, k, v = (x.flatten(2, 3)[:, :, :n_queries] for x in (q @ state + (q @ k.mT).tril() @ v, k, v))
     return products, k.cumsum(2), v.cumsum(2)
@@ -478,35 +482,35 @@ class HiLoAttention(AttentionLayer):
         self.window = window
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
-        n_batch, n_tokens = call.key.shape[:2]
-        keep = (
-            call.keep
-            if call.keep is not None
-            else torch.ones(n_batch, n_tokens, dtype=torch.bool, device=k.device)
-        )
+        q, k, v = self._qkv(call)
+        keep, n_tokens = call.keep, call.key.shape[1]
+        if keep is None:
+            keep = torch.ones(call.key.shape[:2], dtype=torch.bool, device=k.device)
         rest = -n_tokens % self.window
-        keep = F.pad(keep, (0, rest)).unflatten(1, (-1, self.window))  # (batch, window, token)
-        windows = [F.pad(x, (0, 0, 0, rest)).unflatten(2, (-1, self.window)) for x in (q, k, v)]
+        keep = torch.unflatten(F.pad(keep, (0, rest)), 1, (-1, self.window))  # (batch, window, token)
+        windows = [torch.unflatten(F.pad(x, (0, 0, 0, rest)), 2, (-1, self.window)) for x in (q, k, v)]
         kind = "heads" if need_weights else "none"
 
-        # Windows go to the batch axis.
-        q_high, k_high, v_high = (x[:, : self.n_high].transpose(1, 2).flatten(0, 1) for x in windows)
-        high = attention(q_high, k_high, v_high, key_mask=keep.flatten(0, 1), map=kind)
-        parts = [high.out.unflatten(0, keep.shape[:2]).transpose(1, 2).flatten(2, 3)[:, :, :n_tokens]]
-        share = keep / keep.sum(-1, keepdim=True).clamp_min(1)  # of each token in the average of its window
-        k_low, v_low = (
-            torch.einsum("bhwtd,bwt->bhwd", x[:, self.n_high :], share.to(x.dtype)) for x in windows[1:]
-        )
-        low = attention(q[:, self.n_high :], k_low, v_low, key_mask=keep.any(-1), map=kind)
-        out = torch.cat([*parts, low.out], 1)
+        inside = (
+            x[:, : self.n_high].transpose(1, 2).flatten(0, 1) for x in windows
+        )  # (batch x window, head, ...)
+        high = attention(*inside, key_mask=keep.flatten(0, 1), map=kind)
+        high_out = torch.unflatten(high.out, 0, keep.shape[:2]).transpose(1, 2).flatten(2, 3)
+
+        share = keep.to(k.dtype)
+        share = share / share.sum(-1, keepdim=True).clamp_min(1)  # of each token in the average of its window
+        k, v = (torch.einsum("bhwtd,bwt->bhwd", x[:, self.n_high :], share) for x in windows[1:])
+        low = attention(q[:, self.n_high :], k, v, key_mask=keep.any(-1), map=kind)
+        out = torch.cat([high_out[:, :, :n_tokens], low.out], 1)
         if high.map is None or low.map is None:
             return out, None
-        within = high.map.unflatten(0, keep.shape[:2]).transpose(1, 2)  # (batch, head, window, query, token)
-        own = torch.eye(keep.shape[1], dtype=within.dtype, device=within.device)
-        spread = torch.einsum("bhwqt,wu->bhwqut", within, own).flatten(4).flatten(2, 3)
-        averaged = (low.map[..., None] * share[:, None, None]).flatten(3)
-        return out, torch.cat([spread[:, :, :n_tokens, :n_tokens], averaged[..., :n_tokens]], 1)
+        high_map = torch.unflatten(high.map, 0, keep.shape[:2]).transpose(
+            1, 2
+        )  # (batch, head, window, query, token)
+        own = torch.eye(keep.shape[1], dtype=high_map.dtype, device=high_map.device)
+        high_map = torch.einsum("bhwqt,wu->bhwqut", high_map, own).flatten(4).flatten(2, 3)
+        low_map = (low.map[..., None] * share[:, None, None]).flatten(3)
+        return out, torch.cat([high_map[:, :, :n_tokens, :n_tokens], low_map[..., :n_tokens]], 1)
 
 
 class ProbeAttention(AttentionLayer):
@@ -550,7 +554,9 @@ class ProbeAttention(AttentionLayer):
         kind = "heads" if need_weights else "none"
         read = attention(self.queries[None, None], tokens, values, key_mask=call.keep, map=kind)
         weight, bias = self._weight("v")
-        pooled = torch.einsum("bhd,hed->bhe", read.out[:, 0], weight.unflatten(0, (self.num_heads, -1)))
+        pooled = torch.einsum(
+            "bhd,hed->bhe", read.out[:, 0], torch.unflatten(weight, 0, (self.num_heads, -1))
+        )
         if bias is not None:
             pooled = pooled + bias.view(self.num_heads, -1)
         weights = None if read.map is None else read.map[:, 0, :, None].expand(-1, -1, n_queries, -1)
@@ -595,7 +601,7 @@ class StaticAttention(AttentionLayer):
         n_queries, n_tokens, longest = call.query.shape[1], call.key.shape[1], self.table.shape[1]
         if max(n_queries, n_tokens) > longest:
             raise ValueError(
-                f"max_len must be at least the length of the sequence, {max(n_queries, n_tokens)}, got {longest}"
+                f"max_len must be at least {max(n_queries, n_tokens)}, the length of the sequence, got {longest}"
             )
         v = self._project("v", call.value)
         visible = torch.arange(n_tokens, device=v.device) <= call.last[:, None]

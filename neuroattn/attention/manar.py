@@ -631,8 +631,7 @@ class MANAR(AttentionLayer):
         concepts, value_concepts = self.workspace.concepts, self.workspace.value_concepts
         concept_k = self._project("k", concepts[None])[0]
         concept_v = self._project("v", (concepts if value_concepts is None else value_concepts)[None])[0]
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
-        return q, k, v, concept_k, concept_v, call.keep, call.is_causal
+        return *self._qkv(call), concept_k, concept_v, call.keep, call.is_causal
 
 
 @torch.no_grad()
