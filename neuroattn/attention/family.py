@@ -483,34 +483,54 @@ class HiLoAttention(AttentionLayer):
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         q, k, v = self._qkv(call)
-        keep, n_tokens = call.keep, call.key.shape[1]
+        keep = call.keep
         if keep is None:
             keep = torch.ones(call.key.shape[:2], dtype=torch.bool, device=k.device)
-        rest = -n_tokens % self.window
-        keep = torch.unflatten(F.pad(keep, (0, rest)), 1, (-1, self.window))  # (batch, window, token)
-        windows = [torch.unflatten(F.pad(x, (0, 0, 0, rest)), 2, (-1, self.window)) for x in (q, k, v)]
-        kind = "heads" if need_weights else "none"
+        keep = _cut(keep[:, None, :, None], self.window)[:, 0, ..., 0]  # (batch, window, token)
+        n = self.n_high
+        groups = []  # operators want one head at least
+        if n:
+            groups.append(_attend_within(q[:, :n], k[:, :n], v[:, :n], keep, need_weights))
+        if n < self.num_heads:
+            groups.append(_attend_to_averages(q[:, n:], k[:, n:], v[:, n:], keep, need_weights))
+        outs, maps = zip(*groups, strict=True)
+        return torch.cat(outs, 1), torch.cat(maps, 1) if need_weights else None
 
-        inside = (
-            x[:, : self.n_high].transpose(1, 2).flatten(0, 1) for x in windows
-        )  # (batch x window, head, ...)
-        high = attention(*inside, key_mask=keep.flatten(0, 1), map=kind)
-        high_out = torch.unflatten(high.out, 0, keep.shape[:2]).transpose(1, 2).flatten(2, 3)
 
-        share = keep.to(k.dtype)
-        share = share / share.sum(-1, keepdim=True).clamp_min(1)  # of each token in the average of its window
-        k, v = (torch.einsum("bhwtd,bwt->bhwd", x[:, self.n_high :], share) for x in windows[1:])
-        low = attention(q[:, self.n_high :], k, v, key_mask=keep.any(-1), map=kind)
-        out = torch.cat([high_out[:, :, :n_tokens], low.out], 1)
-        if high.map is None or low.map is None:
-            return out, None
-        high_map = torch.unflatten(high.map, 0, keep.shape[:2]).transpose(
-            1, 2
-        )  # (batch, head, window, query, token)
-        own = torch.eye(keep.shape[1], dtype=high_map.dtype, device=high_map.device)
-        high_map = torch.einsum("bhwqt,wu->bhwqut", high_map, own).flatten(4).flatten(2, 3)
-        low_map = (low.map[..., None] * share[:, None, None]).flatten(3)
-        return out, torch.cat([high_map[:, :, :n_tokens, :n_tokens], low_map[..., :n_tokens]], 1)
+def _cut(x: Tensor, window: int) -> Tensor:
+    """Cut (batch, head, token, feature) to windows, (batch, head, window, token, feature), the last filled with 0."""
+    return torch.unflatten(F.pad(x, (0, 0, 0, -x.shape[2] % window)), 2, (-1, window))
+
+
+def _attend_within(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, need_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend within the windows whose visible tokens ``keep`` holds, (batch, window, token)."""
+    n_tokens = q.shape[2]
+    # Windows go to the batch axis, and come back.
+    windows = (_cut(x, keep.shape[2]).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    read = attention(*windows, key_mask=keep.flatten(0, 1), map="heads" if need_weights else "none")
+    out = torch.unflatten(read.out, 0, keep.shape[:2]).transpose(1, 2).flatten(2, 3)[:, :, :n_tokens]
+    if read.map is None:
+        return out, None
+    weights = torch.unflatten(read.map, 0, keep.shape[:2]).transpose(1, 2)
+    own = torch.eye(keep.shape[1], dtype=weights.dtype, device=weights.device)
+    # Tokens t of window u for queries q of window w; 0 between windows.
+    weights = torch.einsum("bhwqt,wu->bhwqut", weights, own).flatten(4).flatten(2, 3)
+    return out, weights[:, :, :n_tokens, :n_tokens]
+
+
+def _attend_to_averages(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, need_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend to the means of the windows' visible tokens."""
+    share = keep.to(k.dtype)
+    share = share / share.sum(-1, keepdim=True).clamp_min(1)
+    k, v = (torch.einsum("bhwtd,bwt->bhwd", _cut(x, keep.shape[2]), share) for x in (k, v))
+    read = attention(q, k, v, key_mask=keep.any(-1), map="heads" if need_weights else "none")
+    if read.map is None:
+        return read.out, None
+    return read.out, (read.map[..., None] * share[:, None, None]).flatten(3)[..., : q.shape[2]]
 
 
 class ProbeAttention(AttentionLayer):
@@ -610,7 +630,7 @@ class StaticAttention(AttentionLayer):
         scores = self.table[:, :n_queries, :n_tokens].to(torch.promote_types(v.dtype, torch.float32))
         # The lowest number, not minus infinity, keeps rows without a visible token from NaN.
         weights = torch.where(visible, scores, torch.finfo(scores.dtype).min).softmax(-1)
-        weights = torch.where(visible, weights, 0).expand(len(v), -1, -1, -1)
+        weights = weights.expand(len(v), -1, -1, -1)
         return weights.to(v.dtype) @ v, weights if need_weights else None
 
 
