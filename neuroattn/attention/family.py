@@ -212,8 +212,8 @@ class LatentAttention(_Bottleneck):
     -----
     The parts of a Perceiver IO at their smallest, made a layer: one cross-attention from tokens to latents, one
     transformer layer over latents, one cross-attention to the queries. The residual connection and the perceptron
-    after the last are left to the network around. A Perceiver's depth is in its latents; as a layer of a deeper network
-    ours has one step.
+    after the last, and the normalisation of tokens, are left to the network around. A Perceiver's depth is in its
+    latents; as a layer of a deeper network ours has one step.
 
     References
     ----------
