@@ -10,6 +10,12 @@ from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.representations import representational_similarity
+from neuroattn.analyses.scanpath_study import (
+    compare_scanpath_models,
+    cut_at_target,
+    free_viewing_consistency,
+    scanpath_table,
+)
 from neuroattn.analyses.token_masking import masking_effect
 from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
@@ -19,15 +25,28 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.natural_images import natural_search
+    from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
+    from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
+    from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
-# Encoders are studied without loading braindecode.
-_EEG = {
+# Encoders are studied without loading braindecode, nor search.
+_LAZY = {
     "Condition": "decoding",
     "Decoder": "decoder",
     "compare_attentions": "attention_study",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
+    "natural_search": "natural_images",
+    "plot_asymmetry": "search_figures",
+    "plot_displays": "search_figures",
+    "plot_search": "search_run",
+    "plot_search_times": "search_figures",
     "read_trials": "decoder",
+    "search_asymmetry": "search_study",
+    "search_controls": "search_study",
+    "search_image": "search_run",
+    "study_asymmetries": "search_run",
     "write_decoding_report": "decoding_report",
 }
 
@@ -35,23 +54,36 @@ __all__ = [
     "Condition",
     "Decoder",
     "compare_attentions",
+    "compare_scanpath_models",
+    "cut_at_target",
     "decode_recording",
     "decode_trials",
     "evaluate_encoder",
+    "free_viewing_consistency",
     "inspect_workspace",
     "lesion_concepts",
     "map_attention",
     "masking_effect",
+    "natural_search",
+    "plot_asymmetry",
+    "plot_displays",
+    "plot_search",
+    "plot_search_times",
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
+    "scanpath_table",
+    "search_asymmetry",
+    "search_controls",
+    "search_image",
     "seed_agreement",
+    "study_asymmetries",
     "write_decoding_report",
     "write_encoder_report",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EEG:
-        return getattr(importlib.import_module(f"neuroattn.analyses.{_EEG[name]}"), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"neuroattn.analyses.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

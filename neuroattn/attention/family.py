@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from neuroattn._checks import check_option, check_range
 from neuroattn.attention.face import AttentionLayer, Call, split_heads
 from neuroattn.attention.manar import MANAR
+from neuroattn.attention.positional import sine_position
 from neuroattn.kernels import attention
 
 _CHUNK = 64  # tokens of a causal block
@@ -643,7 +644,7 @@ class PositionAttention(AttentionLayer):
     Parameters
     ----------
     embed_dim, num_heads, **face
-        See `AttentionLayer`.
+        See `AttentionLayer`. Channels of queries and keys must be even, as `sine_position` is.
 
     References
     ----------
@@ -661,18 +662,9 @@ class PositionAttention(AttentionLayer):
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         v = self._project("v", call.value)
-        q = self._project("q", _sine_position(call.query)[None])
-        k = self._project("k", _sine_position(call.key)[None]).expand(len(v), -1, -1, -1)
-        return _read(q, k, v, call, need_weights)
-
-
-def _sine_position(x: Tensor) -> Tensor:
-    """Code the positions of tokens (batch, token, channel) by sines, then cosines, of falling frequencies."""
-    n_tokens, dim = x.shape[1:]
-    n_sines = (dim + 1) // 2
-    wavelength = 10000 ** (torch.arange(n_sines, device=x.device) / n_sines)
-    angle = torch.arange(n_tokens, device=x.device)[:, None] / wavelength
-    return torch.cat([angle.sin(), angle.cos()], 1)[:, :dim].to(x.dtype)
+        codes = (sine_position(*x.shape[1:], device=x.device).to(x.dtype)[None] for x in call[:2])
+        q, k = map(self._project, "qk", codes)
+        return _read(q, k.expand(len(v), -1, -1, -1), v, call, need_weights)
 
 
 def _read(

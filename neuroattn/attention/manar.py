@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_seed
 from neuroattn.attention.face import AttentionLayer, Call
-from neuroattn.kernels import attention, workspace_integrate
-from neuroattn.kernels.workspace_integrate import reference
+from neuroattn.kernels import attention
+from neuroattn.kernels.workspace_integrate import reference, workspace_integrate
 
 COMPETITIONS = ("softmax", "sparsemax")
 _CHUNK = 64  # tokens of a causal block
