@@ -1,6 +1,5 @@
 """Sphinx settings. The build is offline, and every warning is an error."""
 
-
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
