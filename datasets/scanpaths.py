@@ -549,7 +549,13 @@ class ScanpathDataset(Sequence[Scanpath]):
                 raise FileNotFoundError(f"{folder / name} does not exist; expected a folder that save wrote")
         try:
             data = xr.load_dataset(folder / "fixations.nc", engine="h5netcdf")
-        except (OSError, ValueError, KeyError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            AttributeError,
+        ) as error:  # what damaged HDF5 raises
             raise ValueError(f"{folder / 'fixations.nc'} must be netCDF, got {error}") from None
         if "image_size" in data.attrs:
             data.attrs["image_size"] = tuple(map(int, data.attrs["image_size"]))
@@ -559,6 +565,8 @@ class ScanpathDataset(Sequence[Scanpath]):
                 for kind in ("image", "exemplar"):
                     if kind in content:
                         content[kind] = folder / content[kind]
+                        if not content[kind].resolve().is_relative_to(folder.resolve()):
+                            raise ValueError(f"{kind} of {name} must be in the folder, got {content[kind]}")
                 scenes[name] = ObjectScene(**content)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / 'scenes.json'} must hold scenes, got {error}") from None

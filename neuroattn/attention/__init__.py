@@ -1,6 +1,22 @@
 """Attention layers shared by all models."""
 
 from neuroattn.attention.conversion import attention_sensitivity, convert_to_manar, distill
+from neuroattn.attention.face import AttentionLayer
+from neuroattn.attention.family import (
+    ATTENTIONS,
+    AffineAttention,
+    AgentAttention,
+    GatedHeadsAttention,
+    HiLoAttention,
+    InducedSetAttention,
+    InLineAttention,
+    LatentAttention,
+    PositionAttention,
+    ProbeAttention,
+    SoftmaxAttention,
+    StaticAttention,
+    make_attention,
+)
 from neuroattn.attention.gates import (
     GATES,
     SQUEEZES,
@@ -31,6 +47,10 @@ from neuroattn.attention.positional import (
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
+    "ATTENTIONS",
+    "AffineAttention",
+    "AgentAttention",
+    "AttentionLayer",
     "ChannelGate",
     "CollaborativeChannelGate",
     "CollaborativeGate",
@@ -41,15 +61,24 @@ __all__ = [
     "FrequencyGate",
     "GATES",
     "GatedChannelTransformation",
+    "GatedHeadsAttention",
     "GatherExcite",
     "GlobalWorkspace",
+    "HiLoAttention",
+    "InLineAttention",
+    "InducedSetAttention",
+    "LatentAttention",
     "LearnedFilter",
     "LearnedPosition2d",
     "MANAR",
     "MultiQueryProbe",
+    "PositionAttention",
+    "ProbeAttention",
     "SQUEEZES",
     "SecondOrderGate",
+    "SoftmaxAttention",
     "SqueezeExcite",
+    "StaticAttention",
     "StyleRecalibration",
     "WorkspaceView",
     "attention_sensitivity",
@@ -57,6 +86,7 @@ __all__ = [
     "distill",
     "gaussian_position",
     "load_reference_gate",
+    "make_attention",
     "make_gate",
     "sine_position",
     "sine_position_2d",
