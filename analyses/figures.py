@@ -74,8 +74,8 @@ _STYLE: Any = {
 SCORE_LABELS = {
     "correlation": "Correlation r",
     "r2_over_ceiling": "r² / noise ceiling",
-    "similarity": "Similarity of geometries",
 }
+_LABELS = SCORE_LABELS | {"similarity": "Similarity of geometries"}
 
 
 def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
@@ -164,7 +164,7 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     """
     from matplotlib.figure import Figure
 
-    check_option("score", score, SCORE_LABELS)
+    check_option("score", score, _LABELS)
     models, rois = roi_scores.model.values, roi_scores.roi.values
     step = 0.8 / max(len(models), 3)
     row_height = max(0.34, 0.095 * len(models))
@@ -192,7 +192,7 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     for row in np.flatnonzero(~np.isfinite(roi_scores[score].transpose("model", "roi").values).any(0)):
         reason = "no units" if roi_scores.n_units.values[row] == 0 else "no usable ceiling"
         axes.annotate(reason, (0, row), (6, 0), textcoords="offset points", va="center", color=_MUTED, size=9)
-    axes.set_xlabel(SCORE_LABELS[score])
+    axes.set_xlabel(_LABELS[score])
     figure.legend(
         loc="outside upper left", ncols=columns, handletextpad=0.2, columnspacing=1.2, borderaxespad=0
     )
