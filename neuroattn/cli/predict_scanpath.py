@@ -42,9 +42,7 @@ Instances = Annotated[
 ]
 MaxDistance = Annotated[
     float | None,
-    option(
-        "--max-distance", help="Fixations in no box go to a centre this near, px (default: none).", panel=DATA
-    ),
+    option("--max-distance", help="Fixations in no box go to a centre this near, px (none).", panel=DATA),
 ]
 UntilTarget = Annotated[
     bool, option("--until-target", help="Cut paths where they first reach the target.", panel=DATA)
@@ -67,8 +65,7 @@ def sample(
         str | None, option("--size", help="WIDTHxHEIGHT in px, where there is no image.", panel=DATA)
     ] = None,
     target: Annotated[
-        str | None,
-        option("--target", help="Label that is searched for; without it, free viewing.", panel=DATA),
+        str | None, option("--target", help="Label that is searched for (none: free viewing).", panel=DATA)
     ] = None,
     target_row: Annotated[
         int | None, option("--target-row", help="Row of the object that is searched for, from 0.", panel=DATA)
@@ -87,14 +84,12 @@ def sample(
     ] = "conditional-logit",
     data: Annotated[
         Path | None,
-        option(
-            "--data", help="What a model by name is fitted to (default: simulated searches).", panel=MODEL
-        ),
+        option("--data", help="What a model by name is fitted to (simulated searches).", panel=MODEL),
     ] = None,
     layout: Layout = None,
     n: Annotated[int, option("--n", help="Paths to draw.", panel=SAMPLING)] = 20,
     max_fixations: Annotated[
-        int | None, option("--max-fixations", help="Longest path (default: as in training).", panel=SAMPLING)
+        int | None, option("--max-fixations", help="Longest path (longest in training).", panel=SAMPLING)
     ] = None,
     temperature: Annotated[
         float, option("--temperature", help="Above 1: more random; below: less.", panel=SAMPLING)
