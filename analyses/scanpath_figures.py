@@ -77,7 +77,9 @@ def plot_scanpath(scene: ObjectScene, paths: Paths) -> Figure:
         elif sum(map(len, some)):
             for i, (path, (x, y)) in enumerate(zip(some, _apart(scene, some), strict=True)):
                 axes.plot(x, y, "-", color=_MODELS[i], lw=1.6, zorder=3)
-                axes.scatter(x, y, _areas(path), color=_MODELS[i], edgecolors=_PAPER, lw=0.8, zorder=4)
+                axes.scatter(
+                    x, y, _areas(path), color=_MODELS[i], edgecolors=_PAPER, lw=0.8, zorder=4, clip_on=False
+                )
                 start = int(path.first_fixation == "free")
                 for number, at in enumerate(zip(x, y, strict=True), start=start):
                     axes.text(*at, str(number), color=_PAPER, size=8, ha="center", va="center", zorder=5)
@@ -344,7 +346,9 @@ def _frame(axes: Axes, scene: ObjectScene, paths: Sequence[Scanpath]) -> None:
     x = np.concatenate([[0, width], *(path.x for path in paths)])
     y = np.concatenate([[0, height], *(path.y for path in paths)])
     axes.set(xlim=(x.min(), x.max()), ylim=(y.max(), y.min()), aspect="equal", xticks=[], yticks=[])
-    axes.plot([0, width, width, 0, 0], [0, 0, height, height, 0], color=_RULE, lw=0.9, zorder=1)
+    axes.plot(
+        [0, width, width, 0, 0], [0, 0, height, height, 0], color=_RULE, lw=0.9, zorder=1, clip_on=False
+    )
     for spine in axes.spines.values():
         spine.set_visible(False)
 

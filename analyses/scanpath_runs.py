@@ -100,7 +100,7 @@ def fit_scanpath_model(
     Parameters
     ----------
     dataset : ScanpathDataset
-        With objects; see :func:`prepare_scanpaths`.
+        With objects assigned.
     model : ObjectAttentionTransformer
         Not fitted. Its ``by`` names the groups.
     out : str or Path
@@ -140,12 +140,9 @@ def fit_scanpath_model(
     out = Path(out)
     train, _ = dataset.split(model.by, test_size=test_size, seed=model.seed)
     groups = sorted(set(groups_of(train, model.by).tolist()))
-    config = {
-        "data": _fingerprint(dataset),
-        "model": repr(model),
-        "test_size": test_size,
-        "samples": n_samples,
-    }
+    # A run may go on on another device.
+    params = {name: value for name, value in model.get_params(deep=False).items() if name != "device"}
+    config = {"data": _fingerprint(dataset), "test_size": test_size, "samples": n_samples, **params}
     created = not out.exists()
     open_study(out, config, resume)
     if not (out / "split.json").is_file():
@@ -229,7 +226,7 @@ def evaluate_scanpath_models(
     Parameters
     ----------
     dataset : ScanpathDataset
-        With objects; see :func:`prepare_scanpaths`.
+        With objects assigned.
     folders : mapping of str to str or Path
         Of trained models; see :func:`load_scanpath_model`. There may be none.
     out : str or Path
@@ -381,7 +378,8 @@ def _bounds(interval: xr.DataArray, prefix: str) -> dict[str, float]:
 def _fingerprint(dataset: ScanpathDataset) -> str:
     digest = hashlib.sha256()
     for name in ("x", "y", "object"):
-        digest.update(np.ascontiguousarray(dataset.data[name].values).tobytes())
+        if name in dataset.data:
+            digest.update(np.ascontiguousarray(dataset.data[name].values).tobytes())
     for name in ("image", "observer"):
         digest.update("\0".join(map(str, dataset.data[name].values.tolist())).encode())
     return digest.hexdigest()[:16]

@@ -306,6 +306,7 @@ MODELS: dict[str, tuple[str, ...]] = {
     "cat": ("wu2022",),
     "catlite": ("wu2022", "wimpff2024"),
     "oat": ("fang2024",),
+    "conditional-logit": ("mcfadden1974",),
     "eccnet": ("gupta2021",),
     "ivsn": ("zhang2018search",),
     "manar": ("jahshan2026",),

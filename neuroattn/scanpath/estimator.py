@@ -230,7 +230,7 @@ class ObjectAttentionTransformer(ScanpathModel):
                 network.feature_mean.copy_(torch.from_numpy(rows.mean(0)))
                 network.feature_scale.copy_(torch.from_numpy(rows.std(0)).clamp_min(1e-6))
             trials = [_Trials(part, inputs, self._observer_index, self.durations) for part in (train, valid)]
-            self.history_ = self._train(network, *trials, progress)
+            self.history_ = self._train(network, *trials, progress=progress)
         self.network_ = network.cpu().eval()
         return self
 
@@ -569,6 +569,7 @@ class ObjectAttentionTransformer(ScanpathModel):
         network: ObjectAttentionNetwork,
         train: _Trials,
         valid: _Trials,
+        *,
         progress: Callable[[int], None] | None,
     ) -> list[dict[str, float]]:
         """Train in place and leave the best weights; return the losses of each pass."""

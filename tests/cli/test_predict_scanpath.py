@@ -141,7 +141,9 @@ def test_resume_continues_and_a_second_run_is_refused(folder, monkeypatch, capsy
     assert call(monkeypatch, *words) == 2
     assert "give --resume to continue it" in capsys.readouterr().err
     assert call(monkeypatch, *words, "--resume") == 0
+    capsys.readouterr()
     assert call(monkeypatch, *words, "--resume", "--dim", 16) == 2
+    assert "holds a study with another dim (8, now 16)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

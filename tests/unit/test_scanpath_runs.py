@@ -118,6 +118,13 @@ def test_a_trained_model_stays_when_a_run_goes_on(searches, model, fitted, tmp_p
         fit_scanpath_model(searches, model, out, n_samples=1, test_size=0.4, resume=True)
 
 
+def test_data_without_objects_leave_nothing(searches, model, tmp_path):
+    bare = ScanpathDataset(searches.data.drop_vars("object"), searches.scenes)
+    with pytest.raises(ValueError, match=r"must have objects: call dataset\.assign_objects"):
+        fit_scanpath_model(bare, model, tmp_path / "fit")
+    assert not (tmp_path / "fit").exists()
+
+
 def test_an_interrupted_training_leaves_nothing(searches, model, tmp_path, monkeypatch):
     out = tmp_path / "fit"
 
