@@ -11,6 +11,7 @@ from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.representations import representational_similarity
 from neuroattn.analyses.token_masking import masking_effect
+from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
 if TYPE_CHECKING:
     from neuroattn.analyses.attention_study import compare_attentions
@@ -37,6 +38,8 @@ __all__ = [
     "decode_recording",
     "decode_trials",
     "evaluate_encoder",
+    "inspect_workspace",
+    "lesion_concepts",
     "map_attention",
     "masking_effect",
     "read_trials",

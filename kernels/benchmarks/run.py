@@ -28,6 +28,7 @@ OPS = (
     "eccentricity_pool",
     "workspace_integrate",
     "channel_gate",
+    "manar",
     "encoder",
     "eeg_basenet",
     "eeg_batched",

@@ -1,5 +1,6 @@
 """Attention layers shared by all models."""
 
+from neuroattn.attention.conversion import attention_sensitivity, convert_to_manar, distill
 from neuroattn.attention.gates import (
     GATES,
     SQUEEZES,
@@ -19,12 +20,14 @@ from neuroattn.attention.gates import (
     make_gate,
 )
 from neuroattn.attention.gates_reference import load_reference_gate
+from neuroattn.attention.manar import MANAR, GlobalWorkspace, WorkspaceView
 from neuroattn.attention.multihead import CrossAttention
 from neuroattn.attention.positional import LearnedPosition2d, sine_position_2d
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
     "GATES",
+    "MANAR",
     "SQUEEZES",
     "ChannelGate",
     "CollaborativeChannelGate",
@@ -36,12 +39,17 @@ __all__ = [
     "FrequencyGate",
     "GatedChannelTransformation",
     "GatherExcite",
+    "GlobalWorkspace",
     "LearnedFilter",
     "LearnedPosition2d",
     "MultiQueryProbe",
     "SecondOrderGate",
     "SqueezeExcite",
     "StyleRecalibration",
+    "WorkspaceView",
+    "attention_sensitivity",
+    "convert_to_manar",
+    "distill",
     "load_reference_gate",
     "make_gate",
     "sine_position_2d",
