@@ -10,6 +10,12 @@ from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.representations import representational_similarity
+from neuroattn.analyses.scanpath_study import (
+    compare_scanpath_models,
+    cut_at_target,
+    free_viewing_consistency,
+    scanpath_table,
+)
 from neuroattn.analyses.token_masking import masking_effect
 from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
@@ -35,9 +41,12 @@ __all__ = [
     "Condition",
     "Decoder",
     "compare_attentions",
+    "compare_scanpath_models",
+    "cut_at_target",
     "decode_recording",
     "decode_trials",
     "evaluate_encoder",
+    "free_viewing_consistency",
     "inspect_workspace",
     "lesion_concepts",
     "map_attention",
@@ -45,6 +54,7 @@ __all__ = [
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
+    "scanpath_table",
     "seed_agreement",
     "write_decoding_report",
     "write_encoder_report",

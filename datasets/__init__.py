@@ -21,6 +21,17 @@ from neuroattn.datasets.recording import (
     content_ids,
 )
 from neuroattn.datasets.regions import add_regions, select_regions
+from neuroattn.datasets.scanpath_books import load_book_covers, write_book_covers
+from neuroattn.datasets.scanpath_coco import load_coco_search18, write_coco_search18
+from neuroattn.datasets.scanpath_layouts import SCANPATH_LAYOUTS, load_scanpaths, write_scanpaths
+from neuroattn.datasets.scanpath_objarr import load_objarr, write_objarr
+from neuroattn.datasets.scanpath_osie import load_osie, write_osie
+from neuroattn.datasets.scanpath_pysaliency import load_pysaliency, write_pysaliency
+from neuroattn.datasets.scanpath_tables import load_events, load_multimatch, write_events, write_multimatch
+from neuroattn.datasets.scanpath_visions import load_visions, write_visions
+from neuroattn.datasets.scanpaths import ScanpathDataset
+from neuroattn.datasets.scenes import ObjectScene, px_per_degree
+from neuroattn.datasets.search_arrays import make_search_arrays
 from neuroattn.datasets.simulated import make_nsd_like, simulate_sessions
 from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
@@ -31,9 +42,12 @@ __all__ = [
     "ImageFiles",
     "Images",
     "ImagesHdf5",
+    "ObjectScene",
     "Recording",
     "Responses",
     "Rows",
+    "SCANPATH_LAYOUTS",
+    "ScanpathDataset",
     "Trials",
     "add_regions",
     "content_ids",
@@ -45,14 +59,34 @@ __all__ = [
     "list_subjects",
     "load_algonauts",
     "load_arrays",
+    "load_book_covers",
+    "load_coco_search18",
     "load_eeg",
+    "load_events",
+    "load_multimatch",
     "load_nsd",
+    "load_objarr",
+    "load_osie",
+    "load_pysaliency",
+    "load_scanpaths",
+    "load_visions",
     "make_nsd_like",
+    "make_search_arrays",
+    "px_per_degree",
     "read_images",
     "select_regions",
     "simulate_sessions",
     "split_stimuli",
     "to_surface",
     "write_algonauts",
+    "write_book_covers",
+    "write_coco_search18",
+    "write_events",
+    "write_multimatch",
     "write_nsd",
+    "write_objarr",
+    "write_osie",
+    "write_pysaliency",
+    "write_scanpaths",
+    "write_visions",
 ]

@@ -33,6 +33,8 @@ OPS = (
     "eeg_basenet",
     "eeg_batched",
     "eeg_streaming",
+    "multimatch",
+    "scanpath_decoding",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"

@@ -22,7 +22,12 @@ from neuroattn.attention.gates import (
 from neuroattn.attention.gates_reference import load_reference_gate
 from neuroattn.attention.manar import MANAR, GlobalWorkspace, WorkspaceView
 from neuroattn.attention.multihead import CrossAttention
-from neuroattn.attention.positional import LearnedPosition2d, sine_position_2d
+from neuroattn.attention.positional import (
+    LearnedPosition2d,
+    gaussian_position,
+    sine_position,
+    sine_position_2d,
+)
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
@@ -50,7 +55,9 @@ __all__ = [
     "attention_sensitivity",
     "convert_to_manar",
     "distill",
+    "gaussian_position",
     "load_reference_gate",
     "make_gate",
+    "sine_position",
     "sine_position_2d",
 ]

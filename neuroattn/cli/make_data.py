@@ -122,3 +122,52 @@ def _simulate(
         progress=progress.update,
     )
     return recording if sessions is None else simulate_sessions(recording, sessions, seed=seed)
+
+
+@make_data_app.command("scanpaths")
+def make_scanpaths(
+    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--layout",
+            help="coco-search18, osie, visions, pysaliency, events, multimatch, book-covers, or neuroattn's own.",
+        ),
+    ] = "neuroattn",
+    scenes: Annotated[int, typer.Option("--scenes", help="Search arrays.")] = 60,
+    observers: Annotated[int, typer.Option("--observers", help="Each searches every array once.")] = 5,
+    objects: Annotated[int, typer.Option("--objects", help="Objects of an array.")] = 6,
+    seed: Annotated[int, typer.Option("--seed", help="Seed of everything.")] = 0,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be written.")] = False,
+) -> None:
+    """Simulate people who search arrays of objects, in the layout of a real data set.
+
+    The searcher is a conditional logit with known weights; --layout neuroattn keeps them with the fixations.
+
+    Example: neuroattn make-data scanpaths --out arrays --layout coco-search18
+    """
+    from neuroattn._checks import check_option
+    from neuroattn.datasets import SCANPATH_LAYOUTS, make_search_arrays, write_scanpaths
+
+    # Objects of ObjArr are always at the same places.
+    check_option("layout", layout, [name for name in SCANPATH_LAYOUTS if name != "objarr"])
+    if out.exists():
+        raise FileExistsError(f"{out} exists; data are not overwritten")
+    what = f"{scenes * observers} trials of {observers} observers in {scenes} arrays"
+    if dry_run:
+        typer.echo(f"{what}, layout {layout}, in {out}; nothing was written")
+        return
+    # The shelf of the book covers is a grid.
+    grid = (6, 14) if layout == "book-covers" else None
+    size = (1680, 720) if grid else (320, 240)
+    dataset = make_search_arrays(
+        n_scenes=scenes,
+        n_observers=observers,
+        n_objects=objects,
+        grid=grid,
+        image_size=size,
+        max_fixations=40 if grid else 12,
+        seed=seed,
+    )
+    write_scanpaths(dataset, out, layout=layout)
+    typer.echo(f"Simulated {what}, layout {layout}, in {out}")
