@@ -1,6 +1,22 @@
 """Attention layers shared by all models."""
 
 from neuroattn.attention.conversion import attention_sensitivity, convert_to_manar, distill
+from neuroattn.attention.face import AttentionLayer
+from neuroattn.attention.family import (
+    ATTENTIONS,
+    AffineAttention,
+    AgentAttention,
+    GatedHeadsAttention,
+    HiLoAttention,
+    InducedSetAttention,
+    InLineAttention,
+    LatentAttention,
+    PositionAttention,
+    ProbeAttention,
+    SoftmaxAttention,
+    StaticAttention,
+    make_attention,
+)
 from neuroattn.attention.gates import (
     GATES,
     SQUEEZES,
@@ -31,6 +47,20 @@ from neuroattn.attention.positional import (
 from neuroattn.attention.probing import MultiQueryProbe
 
 __all__ = [
+    "ATTENTIONS",
+    "AffineAttention",
+    "AgentAttention",
+    "AttentionLayer",
+    "GatedHeadsAttention",
+    "HiLoAttention",
+    "InducedSetAttention",
+    "InLineAttention",
+    "LatentAttention",
+    "PositionAttention",
+    "ProbeAttention",
+    "SoftmaxAttention",
+    "StaticAttention",
+    "make_attention",
     "GATES",
     "MANAR",
     "SQUEEZES",

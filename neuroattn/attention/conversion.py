@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
-from neuroattn.attention.manar import MANAR, GlobalWorkspace, find_causal, masked, place_concepts, split_heads
+from neuroattn.attention.face import find_causal, masked, split_heads
+from neuroattn.attention.manar import MANAR, GlobalWorkspace, place_concepts
 
 Model = TypeVar("Model", bound=nn.Module)
 Batch = Tensor | Sequence[Any] | Mapping[str, Any]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from neuroattn._checks import check_option, check_range, check_seed, check_shape
+from neuroattn._checks import check_option, check_range, check_seed
+from neuroattn.attention.face import AttentionLayer, Call
 from neuroattn.kernels import attention, workspace_integrate
 from neuroattn.kernels.workspace_integrate import reference
 
@@ -421,7 +422,7 @@ def _read_causally(
     return out, reading, log_mass
 
 
-class MANAR(nn.Module):
+class MANAR(AttentionLayer):
     """Attend through a global workspace: our derivation, not the paper's equations [1]_, at a cost linear in tokens.
 
     A drop-in for :class:`torch.nn.MultiheadAttention`, of which it takes constructor, call and parameter names. Tokens
@@ -490,11 +491,7 @@ class MANAR(nn.Module):
     (torch.Size([3, 100, 16]), torch.Size([3, 100, 100]))
     """
 
-    in_proj_weight: nn.Parameter | None
-    q_proj_weight: nn.Parameter | None
-    k_proj_weight: nn.Parameter | None
-    v_proj_weight: nn.Parameter | None
-    in_proj_bias: nn.Parameter | None
+    linear = True
 
     def __init__(
         self,
@@ -516,38 +513,21 @@ class MANAR(nn.Module):
         tau: float = 1.0,
         kappa: float = 0.01,
     ) -> None:
-        super().__init__()
-        if num_heads < 1 or embed_dim < 1 or embed_dim % num_heads:
-            raise ValueError(f"num_heads must divide embed_dim {embed_dim}, got {num_heads}")
         for name, value in (("add_bias_kv", add_bias_kv), ("add_zero_attn", add_zero_attn)):
             if value:
                 raise ValueError(
                     f"{name} must be False: the concepts are learned keys and values; got {value}"
                 )
-        kind: Any = {"device": device, "dtype": dtype}
-        self.embed_dim, self.num_heads, self.batch_first = embed_dim, num_heads, batch_first
-        self.kdim = embed_dim if kdim is None else kdim
-        self.vdim = embed_dim if vdim is None else vdim
-        # False keeps torch's transformer layers from their fused path, which would attend without the workspace.
-        self._qkv_same_embed_dim = False
-        together = self.kdim == self.vdim == embed_dim
-        shapes = {
-            "in_proj_weight": (3 * embed_dim, embed_dim) if together else None,
-            "q_proj_weight": None if together else (embed_dim, embed_dim),
-            "k_proj_weight": None if together else (embed_dim, self.kdim),
-            "v_proj_weight": None if together else (embed_dim, self.vdim),
-        }
-        for name, shape in shapes.items():
-            weight = None if shape is None else nn.Parameter(torch.empty(*shape, **kind))
-            if weight is not None:
-                nn.init.xavier_uniform_(weight)
-            self.register_parameter(name, weight)
-        self.register_parameter(
-            "in_proj_bias", nn.Parameter(torch.zeros(3 * embed_dim, **kind)) if bias else None
+        super().__init__(
+            embed_dim,
+            num_heads,
+            bias=bias,
+            kdim=kdim,
+            vdim=vdim,
+            batch_first=batch_first,
+            device=device,
+            dtype=dtype,
         )
-        self.out_proj = nn.Linear(embed_dim, embed_dim, bias=bias, **kind)
-        if bias:
-            nn.init.zeros_(self.out_proj.bias)
         self.workspace = GlobalWorkspace(
             n_concepts,
             num_heads,
@@ -558,7 +538,8 @@ class MANAR(nn.Module):
             tau=tau,
             kappa=kappa,
             dropout=dropout,
-            **kind,
+            device=device,
+            dtype=dtype,
         )
 
     @classmethod
@@ -625,55 +606,6 @@ class MANAR(nn.Module):
             place_concepts(layer.workspace, calibration, seed)
         return layer.train(mha.training)
 
-    def forward(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None = None,
-        need_weights: bool = True,
-        attn_mask: Tensor | None = None,
-        average_attn_weights: bool = True,
-        is_causal: bool = False,
-    ) -> tuple[Tensor, Tensor | None]:
-        """Attend.
-
-        Parameters
-        ----------
-        query : Tensor, shape (query, batch, embed_dim)
-            With ``batch_first`` (batch, query, embed_dim); without a batch (query, embed_dim).
-        key, value : Tensor, shape (token, batch, kdim) and (token, batch, vdim), alike
-        key_padding_mask : Tensor, shape (batch, token), optional
-            Bool with True, or floating with minus infinity, where a token is ignored.
-        need_weights : bool, default True
-            Whether to return the effective weights of the tokens, at a quadratic price.
-        attn_mask : Tensor, shape (query, token) or (batch * head, query, token), optional
-            The causal mask, bool or additive, or one that masks nothing. Others are refused: tokens enter the
-            workspace before it is known which query reads. Looked at only without ``is_causal``.
-        average_attn_weights : bool, default True
-            Whether to return the mean of the weights over heads.
-        is_causal : bool, default False
-            Query i sees tokens 0..i; ``attn_mask`` need not be given then.
-
-        Returns
-        -------
-        out : Tensor, shape of ``query``
-        weights : Tensor, shape (batch, query, token) or (batch, head, query, token), or None
-            Effective weight of each token; rows sum to 1 minus the share of the concepts.
-        """
-        arguments = self._arguments(query, key, value, key_padding_mask, attn_mask, is_causal)
-        weights = None
-        if need_weights:
-            view = self.workspace(*arguments, return_view=True)
-            heads = view.out
-            weights = view.weights.mean(1) if average_attn_weights else view.weights
-        else:
-            heads = self.workspace(*arguments)
-        out: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
-        if query.ndim == 2:
-            return out[0], None if weights is None else weights[0]
-        return out if self.batch_first else out.transpose(0, 1), weights
-
     def view(
         self,
         query: Tensor,
@@ -684,90 +616,23 @@ class MANAR(nn.Module):
         is_causal: bool = False,
     ) -> WorkspaceView:
         """Show the workspace that `forward` makes of the same tensors."""
-        arguments = self._arguments(query, key, value, key_padding_mask, attn_mask, is_causal)
-        view: WorkspaceView = self.workspace(*arguments, return_view=True)
+        call = self._check_call(query, key, value, key_padding_mask, attn_mask, is_causal)
+        view: WorkspaceView = self.workspace(*self._arguments(call), return_view=True)
         return view
 
-    def _arguments(
-        self,
-        query: Tensor,
-        key: Tensor,
-        value: Tensor,
-        key_padding_mask: Tensor | None,
-        attn_mask: Tensor | None,
-        is_causal: bool,
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, bool]:
-        """Check, project, and return what the workspace takes."""
-        if query.ndim == 2:
-            query, key, value = query[None], key[None], value[None]
-            key_padding_mask = None if key_padding_mask is None else key_padding_mask[None]
-        elif not self.batch_first:
-            query, key, value = (x.transpose(0, 1) for x in (query, key, value))
-        n_batch, n_queries, _ = check_shape("query", query, "batch", "query", self.embed_dim)
-        n_tokens = check_shape("key", key, n_batch, "token", self.kdim)[1]
-        check_shape("value", value, n_batch, n_tokens, self.vdim)
-        keep = None
-        if key_padding_mask is not None:
-            check_shape("key_padding_mask", key_padding_mask, n_batch, n_tokens)
-            keep = ~masked("key_padding_mask", key_padding_mask)
-        if attn_mask is not None:
-            lead = () if attn_mask.ndim == 2 else (n_batch * self.num_heads,)
-            check_shape("attn_mask", attn_mask, *lead, n_queries, n_tokens)
-            is_causal = is_causal or find_causal("attn_mask", masked("attn_mask", attn_mask))
+    def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
+        if not need_weights:
+            return self.workspace(*self._arguments(call)), None
+        view = self.workspace(*self._arguments(call), return_view=True)
+        return view.out, view.weights
 
-        weights: Sequence[Tensor | None]
-        if self.in_proj_weight is None:
-            weights = [self.q_proj_weight, self.k_proj_weight, self.v_proj_weight]
-        else:
-            weights = self.in_proj_weight.chunk(3)
-        biases: Sequence[Tensor | None] = (
-            [None] * 3 if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
-        )
+    def _arguments(self, call: Call) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor | None, bool]:
+        """Project tokens and concepts, for the workspace."""
         concepts, value_concepts = self.workspace.concepts, self.workspace.value_concepts
-        inputs = (
-            query,
-            key,
-            value,
-            concepts[None],
-            (concepts if value_concepts is None else value_concepts)[None],
-        )
-        q, k, v, concept_k, concept_v = (
-            split_heads(F.linear(x, weights[i], biases[i]), self.num_heads)  # type: ignore[arg-type]
-            for x, i in zip(inputs, (0, 1, 2, 1, 2), strict=True)
-        )
-        return q, k, v, concept_k[0], concept_v[0], keep, is_causal
-
-
-def split_heads(x: Tensor, num_heads: int) -> Tensor:
-    """Bring (batch, token, head x feature) to (batch, head, token, feature)."""
-    return x.reshape(*x.shape[:2], num_heads, -1).transpose(1, 2)
-
-
-def masked(name: str, mask: Tensor) -> Tensor:
-    """Return as bool, True where masked, what is bool so or floating with 0 and minus infinity."""
-    if mask.dtype == torch.bool:
-        return mask
-    if not mask.is_floating_point():
-        raise TypeError(f"{name} must be bool or floating, got {mask.dtype}")
-    hidden = mask <= torch.finfo(mask.dtype).min
-    other = ~hidden & (mask != 0)
-    if other.any():
-        raise ValueError(
-            f"{name} must hold 0 and minus infinity only, got {mask[other][0].item():g}: tokens enter slots whole"
-        )
-    return hidden
-
-
-def find_causal(name: str, hidden: Tensor) -> bool:
-    """Say whether a mask (..., query, token), True where masked, is the causal one; others must mask nothing."""
-    if not hidden.any():
-        return False
-    if (hidden == torch.ones_like(hidden).triu(1)).all():
-        return True
-    raise ValueError(
-        f"{name} must be causal or mask nothing, got another of shape {tuple(hidden.shape)}: tokens enter the workspace"
-        " before it is known which query reads; mask tokens for all queries"
-    )
+        concept_k = self._project("k", concepts[None])[0]
+        concept_v = self._project("v", (concepts if value_concepts is None else value_concepts)[None])[0]
+        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
+        return q, k, v, concept_k, concept_v, call.keep, call.is_causal
 
 
 @torch.no_grad()

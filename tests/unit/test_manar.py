@@ -133,7 +133,7 @@ def test_half_precision_with_large_logits_is_finite(dtype, options):
     layer = MANAR(16, 2, n_concepts=4, batch_first=True, **options)
     x = 30 * draw(2, 9, 16)
     half = copy.deepcopy(layer).to(dtype)
-    q, k, *_ = layer._arguments(x, x, x, None, None, False)
+    q, k = (layer._project(part, x) for part in "qk")
     assert (q @ k.mT).abs().max() > 1000
     out = half(x.to(dtype), x.to(dtype), x.to(dtype))[0]
     assert out.dtype == dtype
