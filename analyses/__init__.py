@@ -20,14 +20,16 @@ from neuroattn.analyses.token_masking import masking_effect
 from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
 if TYPE_CHECKING:
+    from neuroattn.analyses.attention_layers import compare_attention_layers
     from neuroattn.analyses.attention_study import compare_attentions
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
 
-# Encoders are studied without loading braindecode.
-_EEG = {
+# Encoders are studied without loading braindecode, and a module that is a command is not loaded before it runs.
+_LAZY = {
+    "compare_attention_layers": "attention_layers",
     "Condition": "decoding",
     "Decoder": "decoder",
     "compare_attentions": "attention_study",
@@ -40,6 +42,7 @@ _EEG = {
 __all__ = [
     "Condition",
     "Decoder",
+    "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
     "cut_at_target",
@@ -62,6 +65,6 @@ __all__ = [
 
 
 def __getattr__(name: str) -> Any:
-    if name in _EEG:
-        return getattr(importlib.import_module(f"neuroattn.analyses.{_EEG[name]}"), name)
+    if name in _LAZY:
+        return getattr(importlib.import_module(f"neuroattn.analyses.{_LAZY[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

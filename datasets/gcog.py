@@ -255,7 +255,10 @@ def _referents(program: Program, rng: np.random.Generator) -> list[Object]:
     if program.word == "exist":
         if rng.integers(2):
             return [(colour, shape)]
-        return [(colour, _shape(rng, shape)), (_colour(rng, colour), shape)]
+        # Held objects as lures would have "no" rejected more often than "yes".
+        lures = [(colour, other) for other in range(1, 1 + len(SHAPES)) if other not in (shape, colour)]
+        others = [(other, shape) for other in range(1, 1 + len(COLOURS)) if other not in (shape, colour)]
+        return [lures[rng.integers(len(lures))], others[rng.integers(len(others))]]
     if program.word == "colour":
         return [(_colour(rng), shape)]
     if program.word == "shape":

@@ -45,6 +45,7 @@ from neuroattn.attention.positional import (
     sine_position_2d,
 )
 from neuroattn.attention.probing import MultiQueryProbe
+from neuroattn.attention.tokens import TokenAttention
 
 __all__ = [
     "ATTENTIONS",
@@ -81,6 +82,7 @@ __all__ = [
     "SecondOrderGate",
     "SqueezeExcite",
     "StyleRecalibration",
+    "TokenAttention",
     "WorkspaceView",
     "attention_sensitivity",
     "convert_to_manar",
