@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -53,8 +53,8 @@ def compare_attention_layers(
     seed: int = 0,
     n_train: int = 30_000,
     n_test: int = 1_000,
-    steps: int = 1_000,
-    batch_size: int = 64,
+    steps: int = 1_600,
+    batch_size: int = 32,
     width: int = 64,
     depth: int = 2,
     lr: float = 2e-3,
@@ -81,7 +81,7 @@ def compare_attention_layers(
         Seeds ``seed .. seed + n_seeds - 1``, of data, initial weights and order alike.
     n_train, n_test : int
         Items to train on, and of each test.
-    steps, batch_size : int, default 1000, 64
+    steps, batch_size : int, default 1600, 32
         Budget of every network.
     width, depth : int, default 64, 2
         Channels and layers of the network; 4 heads.
@@ -101,10 +101,10 @@ def compare_attention_layers(
     Dataset
         ``accuracy`` (layer, seed, split), its mean's ``accuracy_ci`` (layer, split, bound), ``difference`` from
         softmax, ``difference_ci`` and ``p`` (layer, split), paired by seed: intervals are Student's t over seeds, and
-        speak of training and of drawn items, not of other tasks. ``n_parameters`` (layer) and ``train_seconds``
-        (layer, seed). Of the layer alone ``layer_seconds`` (cost_layer, length), forward and backward, the median of
-        interleaved runs, and ``layer_bytes``, what is kept for the backward pass. ``role`` (layer) is "reference",
-        "attention", "control", "baseline" or "null".
+        speak of training and of drawn items, not of other tasks. ``n_parameters`` (layer), ``train_loss`` of the last
+        batch and ``train_seconds`` (layer, seed). Of the layer alone ``layer_seconds`` (cost_layer, length), forward
+        and backward, the median of interleaved runs, and ``layer_bytes``, what is kept for the backward pass. ``role``
+        (layer) is "reference", "attention", "control", "baseline" or "null".
 
     Raises
     ------
@@ -188,15 +188,14 @@ class FitSpec:
 class _Layer(nn.Module):
     """Attention and a perceptron, each normalised before and with a residual path."""
 
-    def __init__(self, attention: AttentionLayer, width: int) -> None:
+    def __init__(self, width: int) -> None:
         super().__init__()
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.perceptron = nn.Sequential(nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.attention = attention
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, attention: nn.Module) -> Tensor:
         given = self.norm1(x)
-        x = x + self.attention(given, given, given, need_weights=False)[0]
+        x = x + attention(given, given, given, need_weights=False)[0]
         out: Tensor = x + self.perceptron(self.norm2(x))
         return out
 
@@ -236,19 +235,15 @@ class TokenTransformer(nn.Module):
         self.fields = nn.ModuleList(nn.Embedding(n, width) for n in n_values)
         self.place = nn.Parameter(0.1 * torch.randn(n_tokens, width))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, n_answers)
-        self.layers = nn.ModuleList()
-        for _ in range(depth):
-            layer = _Layer(nn.Identity(), width)  # type: ignore[arg-type]
-            self.layers.append(layer)
+        self.layers = nn.ModuleList(_Layer(width) for _ in range(depth))
         # Last, so that networks of one seed have the same initial weights outside their attention.
-        for layer in self.layers:
-            layer.attention = attention()
+        self.attentions = nn.ModuleList(attention() for _ in range(depth))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return logits (batch, answer)."""
         x = torch.stack([field(tokens[..., i]) for i, field in enumerate(self.fields)]).sum(0) + self.place
-        for layer in self.layers:
-            x = layer(x)
+        for layer, attention in zip(self.layers, self.attentions, strict=True):
+            x = layer(x, attention)
         logits: Tensor = self.head(self.norm(x[:, 0]))
         return logits
 
@@ -318,7 +313,7 @@ def run_fit(spec: FitSpec, data: Any = None) -> None:
     for batch in itertools.islice(batches, spec.steps):
         loss = F.cross_entropy(network(tokens[batch]), labels[batch])
         optimiser.zero_grad()
-        loss.backward()
+        torch.autograd.backward(loss)
         nn.utils.clip_grad_norm_(network.parameters(), _CLIP)
         optimiser.step()
         schedule.step()
@@ -329,7 +324,8 @@ def run_fit(spec: FitSpec, data: Any = None) -> None:
         for split in TESTS:
             np.save(temporary / f"{split}.npy", _predict(network, items[f"{split}_tokens"]))
         n_parameters = sum(parameter.numel() for parameter in network.parameters())
-        write_json(temporary / "fit.json", {"n_parameters": n_parameters, "seconds": seconds})
+        fit = {"n_parameters": n_parameters, "seconds": seconds, "loss": loss.item()}
+        write_json(temporary / "fit.json", fit)
 
 
 def measure_cost(
@@ -369,7 +365,7 @@ def measure_cost(
         for repeat in range(_REPEATS):
             for i, layer in enumerate(layers):
                 started = time.perf_counter()
-                layer(x, x, x, need_weights=False)[0].sum().backward()
+                torch.autograd.backward(layer(x, x, x, need_weights=False)[0].sum())
                 seconds[i, j, repeat] = time.perf_counter() - started
     cost = xr.Dataset(
         {
@@ -391,18 +387,22 @@ def attention_layers_table(study: xr.Dataset) -> str:
     Returns
     -------
     str
-        A row a layer: accuracy in percent with the 95 % interval of its mean over seeds, by test; below it, marked,
-        the difference from softmax where its interval excludes 0. Then parameters.
+        A line with the settings, then a row a layer: accuracy in percent with the 95 % interval of its mean over
+        seeds, by test; in brackets the difference from softmax, where its interval excludes 0; parameters.
 
     Examples
     --------
     >>> import tempfile
     >>> study = compare_attention_layers(["inline"], out=Path(tempfile.mkdtemp()) / "study", n_seeds=2, n_train=64,
     ...                                  n_test=16, steps=2, width=16, depth=1, lengths=[16])
-    >>> print(attention_layers_table(study).splitlines()[0])
+    >>> print(attention_layers_table(study).splitlines()[2])
     | layer | role | familiar | distractor | systematic | productive | parameters |
     """
+    config = json.loads(study.attrs["config"])
     lines = [
+        f"{config['n_seeds']} seeds, {config['steps']} steps of {config['batch_size']} items, width {config['width']}, "
+        f"depth {config['depth']}; neuroattn {study.attrs['neuroattn_version']}.",
+        "",
         f"| layer | role | {' | '.join(TESTS)} | parameters |",
         f"| --- | --- |{' --- |' * len(TESTS)} ---: |",
     ]
@@ -449,7 +449,8 @@ def plot_attention_layers(study: xr.Dataset) -> Figure:
 
     names = study["layer"].values.tolist()
     figure = Figure(figsize=(12, 8), layout="constrained")
-    top, bottom = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
+    top, bottom = halves
     colours = {
         "reference": "black",
         "attention": "#1f6fb4",
@@ -529,11 +530,11 @@ def _store_items(path: Path, n_train: int, n_test: int, seed: int) -> None:
         np.savez(file, **arrays)
 
 
-def _batches(n_items: int, batch_size: int, rng: np.random.Generator) -> Any:
+def _batches(n_items: int, batch_size: int, rng: np.random.Generator) -> Iterator[Tensor]:
     """Yield batches of indices for ever, every item once before any comes again."""
     while True:
         order = torch.from_numpy(rng.permutation(n_items))
-        yield from order.split(batch_size)
+        yield from torch.split(order, batch_size)
 
 
 @torch.no_grad()
@@ -547,17 +548,19 @@ def _collect_scores(specs: Sequence[FitSpec]) -> xr.Dataset:
     seeds = list(dict.fromkeys(spec.seed for spec in specs))
     roles = {REFERENCE: "reference", BAG: "baseline", NULL: "null"} | dict.fromkeys(CONTROLS, "control")
     accuracy = np.empty((len(names), len(seeds), len(TESTS)))
-    seconds, n_parameters = np.empty(accuracy.shape[:2]), np.empty(len(names), int)
+    seconds, losses = np.empty((2, *accuracy.shape[:2]))
+    n_parameters = np.empty(len(names), int)
     for spec in specs:
         i, j = names.index(spec.name), seeds.index(spec.seed)
         items = np.load(spec.data)
         for k, split in enumerate(TESTS):
             accuracy[i, j, k] = np.mean(np.load(spec.folder / f"{split}.npy") == items[f"{split}_labels"])
         fit = json.loads((spec.folder / "fit.json").read_text())
-        seconds[i, j], n_parameters[i] = fit["seconds"], fit["n_parameters"]
+        seconds[i, j], losses[i, j], n_parameters[i] = fit["seconds"], fit["loss"], fit["n_parameters"]
     return xr.Dataset(
         {
             "accuracy": (("layer", "seed", "split"), accuracy, {"units": "share of items"}),
+            "train_loss": (("layer", "seed"), losses, {"units": "nats"}),
             "train_seconds": (("layer", "seed"), seconds, {"units": "s"}),
             "n_parameters": ("layer", n_parameters),
         },
@@ -603,19 +606,29 @@ def _kept_bytes(layer: nn.Module, x: Tensor) -> int:
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
         out = layer(x, x, x, need_weights=False)[0]
-    out.sum().backward()
+    torch.autograd.backward(out.sum())
     return sum(kept.values())
 
 
 def main(
     out: Annotated[Path, typer.Option(help="Folder of results.")],
     seeds: Annotated[int, typer.Option(help="Networks of each layer.")] = 5,
-    steps: Annotated[int, typer.Option(help="Steps of each network.")] = 1_000,
+    steps: Annotated[int, typer.Option(help="Steps of each network.")] = 1_600,
     workers: Annotated[int, typer.Option(help="Processes that train; 0 trains in this one.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue in the folder.")] = False,
 ) -> None:
     """Compare all attention layers, and write study.nc, table.md and figure.png."""
-    study = compare_attention_layers(out=out, n_seeds=seeds, steps=steps, workers=workers, resume=resume)
+    # Under its own name: workers cannot import what a command defines.
+    from neuroattn.analyses import attention_layers
+
+    study = attention_layers.compare_attention_layers(
+        out=out,
+        n_seeds=seeds,
+        steps=steps,
+        workers=workers,
+        resume=resume,
+        progress=lambda stage, done, total: typer.echo(f"{stage} {done}/{total}", err=True),
+    )
     typer.echo(attention_layers_table(study))
 
 

@@ -28,6 +28,7 @@ _FEW, _MANY = (5, 8), (12, 15)  # objects in a scene
 
 Object = tuple[int, int]  # colour and shape, from 1 on as in tokens
 Scene = tuple[Object | None, ...]  # by cell
+_Draw = Callable[[np.random.Generator], "Program"]
 
 
 class Program(NamedTuple):
@@ -177,10 +178,10 @@ def make_gcog(n_train: int = 20_000, n_test: int = 1_000, *, seed: int = 0) -> x
 
 def _item(split: str, novel: str, rng: np.random.Generator) -> tuple[Program, Scene]:
     """Draw a kind of program, then operands and scenes until they fit a split and what is to be novel."""
-    kinds = _LONGER if split == "productive" else _FAMILIAR
+    kinds: Sequence[_Draw] = _LONGER if split == "productive" else _FAMILIAR
     if novel == "operand":
-        kinds = tuple(kind for kind in kinds if kind is not _exist)  # all operands of "exist" are trained
-    draw = kinds[rng.integers(len(kinds))]
+        kinds = [kind for kind in kinds if kind is not _exist]  # all operands of "exist" are trained
+    draw = kinds[int(rng.integers(len(kinds)))]
     while True:
         program = draw(rng)
         asked = _referents(program, rng)
@@ -231,7 +232,7 @@ def _same(rng: np.random.Generator) -> Program:
     return Program("same", parts=(first, Program("shape", colour=_colour(rng, first.colour))))
 
 
-def _if(*parts: Callable[[np.random.Generator], Program]) -> Callable[[np.random.Generator], Program]:
+def _if(*parts: _Draw) -> _Draw:
     def draw(rng: np.random.Generator) -> Program:
         return Program("if", parts=tuple(part(rng) for part in parts))
 
