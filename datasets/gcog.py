@@ -133,7 +133,7 @@ def make_gcog(n_train: int = 20_000, n_test: int = 1_000, *, seed: int = 0) -> x
     {'item': 140, 'token': 25, 'field': 3}
     >>> item = data.isel(item=0)
     >>> item.program.item(), item.answer.item()
-    ('if(exist(red cross), shape(blue), colour(triangle))', 'ring')
+    ('if(exist(red ring), shape(yellow), shape(green))', 'disc')
     """
     check_range("n_train", n_train, 1)
     check_range("n_test", n_test, 1)
