@@ -26,16 +26,34 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.natural_images import natural_search
+    from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
+    from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
+    from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
+<<<<<<< HEAD
 # Encoders are studied without loading braindecode, and a module that is a command is not loaded before it runs.
 _LAZY = {
     "compare_attention_layers": "attention_layers",
+=======
+# Encoders are studied without loading braindecode, nor search.
+_LAZY = {
+>>>>>>> hQ
     "Condition": "decoding",
     "Decoder": "decoder",
     "compare_attentions": "attention_study",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
+    "natural_search": "natural_images",
+    "plot_asymmetry": "search_figures",
+    "plot_displays": "search_figures",
+    "plot_search": "search_run",
+    "plot_search_times": "search_figures",
     "read_trials": "decoder",
+    "search_asymmetry": "search_study",
+    "search_controls": "search_study",
+    "search_image": "search_run",
+    "study_asymmetries": "search_run",
     "write_decoding_report": "decoding_report",
 }
 
@@ -54,11 +72,20 @@ __all__ = [
     "lesion_concepts",
     "map_attention",
     "masking_effect",
+    "natural_search",
+    "plot_asymmetry",
+    "plot_displays",
+    "plot_search",
+    "plot_search_times",
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
     "scanpath_table",
+    "search_asymmetry",
+    "search_controls",
+    "search_image",
     "seed_agreement",
+    "study_asymmetries",
     "write_decoding_report",
     "write_encoder_report",
 ]

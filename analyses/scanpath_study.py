@@ -296,9 +296,9 @@ def free_viewing_consistency(
     Returns
     -------
     Dataset, dims (metric, bound)
-        ``inter_observer``: map of the other observers of the image; ``prior``: map of all fixations on other images;
-        ``difference``; ``..._interval`` of each over images and observers, crossed, at 95 %. All parameters are
-        in the attributes.
+        ``inter_observer``: map of the other observers of the image; ``prior``: map of all fixations on the other
+        half of the images; ``difference``; ``..._interval`` of each over images and observers, crossed, at 95 %. All
+        parameters are in the attributes.
 
     Examples
     --------

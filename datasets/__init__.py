@@ -38,6 +38,7 @@ from neuroattn.datasets.splits import Fold, split_stimuli
 from neuroattn.datasets.surfaces import fsaverage5_mesh, to_surface
 
 __all__ = [
+    "SCANPATH_LAYOUTS",
     "FileCheck",
     "Fold",
     "ImageFiles",
@@ -47,7 +48,6 @@ __all__ = [
     "Recording",
     "Responses",
     "Rows",
-    "SCANPATH_LAYOUTS",
     "ScanpathDataset",
     "Trials",
     "add_regions",

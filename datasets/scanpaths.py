@@ -121,7 +121,8 @@ class ScanpathDataset(Sequence[Scanpath]):
                 raise ValueError(f"index must be a bool mask of shape ({len(self)},), got {rows.shape}")
             rows = np.flatnonzero(rows) if rows.dtype == bool else rows.astype(np.intp)
         data = self.data.isel(trial=rows)
-        return ScanpathDataset(data, {k: self.scenes[k] for k in self.scenes if k in set(data.scene.values)})
+        shown = set(data["scene"].values.astype(str).tolist())
+        return ScanpathDataset(data, {name: scene for name, scene in self.scenes.items() if name in shown})
 
     def __iter__(self) -> Iterator[Scanpath]:
         return (self._scanpath(i) for i in range(len(self)))
@@ -548,7 +549,13 @@ class ScanpathDataset(Sequence[Scanpath]):
                 raise FileNotFoundError(f"{folder / name} does not exist; expected a folder that save wrote")
         try:
             data = xr.load_dataset(folder / "fixations.nc", engine="h5netcdf")
-        except (OSError, ValueError, KeyError) as error:
+        except (
+            OSError,
+            ValueError,
+            KeyError,
+            RuntimeError,
+            AttributeError,
+        ) as error:  # what damaged HDF5 raises
             raise ValueError(f"{folder / 'fixations.nc'} must be netCDF, got {error}") from None
         if "image_size" in data.attrs:
             data.attrs["image_size"] = tuple(map(int, data.attrs["image_size"]))
@@ -558,6 +565,8 @@ class ScanpathDataset(Sequence[Scanpath]):
                 for kind in ("image", "exemplar"):
                     if kind in content:
                         content[kind] = folder / content[kind]
+                        if not content[kind].resolve().is_relative_to(folder.resolve()):
+                            raise ValueError(f"{kind} of {name} must be in the folder, got {content[kind]}")
                 scenes[name] = ObjectScene(**content)
         except (ValueError, TypeError, AttributeError) as error:
             raise ValueError(f"{folder / 'scenes.json'} must hold scenes, got {error}") from None

@@ -1,8 +1,5 @@
 """Sphinx settings. The build is offline, and every warning is an error."""
 
-import importlib
-import pkgutil
-
 from docutils import nodes
 from docutils.parsers.rst import Directive
 
@@ -59,10 +56,8 @@ class Commands(Directive):
 
         from neuroattn import cli
 
-        for module in pkgutil.iter_modules(cli.__path__):  # each registers its verb
-            importlib.import_module(f"{cli.__name__}.{module.name}")
-        app = cli.app
-        return list(self.sections(typer.main.get_command(app), "neuroattn"))
+        cli.register_verbs()
+        return list(self.sections(typer.main.get_command(cli.app), "neuroattn"))
 
     def sections(self, command, name):
         if hasattr(command, "commands"):

@@ -39,6 +39,9 @@ class Case:
     share : dict of float
         Part of the work that a peer does where all of it would take too long, by peer. Its time is divided by it,
         and its results are compared with the first of ours.
+    items : int
+        Things that one call of ours works on together, such as trials; their rate and the memory of each are then
+        stated too.
     """
 
     name: str
@@ -54,3 +57,4 @@ class Case:
     training_target: dict[str, float] = field(default_factory=dict)
     memory_target: dict[str, float] = field(default_factory=dict)
     share: dict[str, float] = field(default_factory=dict)
+    items: int = 0

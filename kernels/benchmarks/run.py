@@ -35,6 +35,7 @@ OPS = (
     "eeg_streaming",
     "multimatch",
     "scanpath_decoding",
+    "search",
 )
 CLOCKS = {"processor": time.process_time, "wall": time.perf_counter}
 RESULTS = Path(__file__).parent / "results"
@@ -142,6 +143,10 @@ def measure(case: Case, device: str, training: bool, rounds: int) -> dict[str, A
         }
         if not training:
             entry |= {"bytes_per_s": case.bytes / median, "flop_per_s": case.flops / median}
+        if case.items and name == "ours":
+            entry |= {"items": case.items, "items_per_s": case.items / median}
+            if memory[name] is not None:
+                entry["bytes_per_item"] = memory[name] / case.items
         if name != "ours":
             ratio = statistics.median(p / o for p, o in zip(times[name], times["ours"], strict=True))
             entry |= {"error": errors[name], "ratio": ratio}

@@ -44,7 +44,7 @@ class Call(NamedTuple):
         return torch.arange(n_queries, device=self.key.device).clamp_max(n_tokens - 1)
 
     @property
-    def count(self) -> Tensor:
+    def n_visible(self) -> Tensor:
         """Tokens that each query sees, shape (batch or 1, query)."""
         if self.keep is None:
             return self.last[None] + 1
@@ -189,7 +189,7 @@ class AttentionLayer(nn.Module):
         call = self._check_call(query, key, value, key_padding_mask, attn_mask, is_causal)
         heads, weights = self._attend(call, need_weights)
         if call.keep is not None:
-            blind = (call.count == 0)[:, None, :, None]
+            blind = (call.n_visible == 0)[:, None, :, None]
             heads = heads.masked_fill(blind, 0)
             weights = None if weights is None else weights.masked_fill(blind, 0)
         out: Tensor = self.out_proj(heads.transpose(1, 2).flatten(2))
@@ -247,6 +247,10 @@ class AttentionLayer(nn.Module):
     def _project(self, part: str, x: Tensor) -> Tensor:
         """Project (batch, token, channel) to queries, keys or values by head, (batch, head, token, feature)."""
         return split_heads(F.linear(x, *self._weight(part)), self.num_heads)
+
+    def _qkv(self, call: Call) -> tuple[Tensor, Tensor, Tensor]:
+        """Project the queries, keys and values of a call."""
+        return self._project("q", call.query), self._project("k", call.key), self._project("v", call.value)
 
 
 def split_heads(x: Tensor, num_heads: int) -> Tensor:

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from neuroattn._checks import check_option, check_range
 from neuroattn.attention.face import AttentionLayer, Call, split_heads
 from neuroattn.attention.manar import MANAR
+from neuroattn.attention.positional import sine_position
 from neuroattn.kernels import attention
 
 _CHUNK = 64  # tokens of a causal block
@@ -45,8 +46,7 @@ class SoftmaxAttention(AttentionLayer):
         return self._read(call, need_weights)
 
     def _read(self, call: Call, need_weights: bool, **options: Any) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
-        return _read(q, k, v, call, need_weights, **options)
+        return _read(*self._qkv(call), call, need_weights, **options)
 
 
 class AffineAttention(SoftmaxAttention):
@@ -93,7 +93,7 @@ class AffineAttention(SoftmaxAttention):
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         scale, shift = self.affine(call.query).mT.chunk(2, 1)
-        alpha, beta = 2 * scale.sigmoid(), shift / call.count[:, None].clamp_min(1)
+        alpha, beta = 2 * scale.sigmoid(), shift / call.n_visible[:, None].clamp_min(1)
         return self._read(call, need_weights, affine=(alpha, beta))
 
 
@@ -110,8 +110,8 @@ class GatedHeadsAttention(SoftmaxAttention):
     ----------
     embed_dim, num_heads
         See `AttentionLayer`.
-    n_shared : int, default 1
-        Heads that all queries use, 1..num_heads.
+    n_shared : int, optional
+        Heads that all queries use, at least one. None means half of the heads, rounded up.
     n_active : int, optional
         Routed heads that a query uses. None means half of them, rounded up.
     **face
@@ -129,22 +129,27 @@ class GatedHeadsAttention(SoftmaxAttention):
 
     Examples
     --------
-    >>> layer = GatedHeadsAttention(16, 4, n_active=1, batch_first=True)
+    >>> layer = GatedHeadsAttention(16, 4, batch_first=True)
     >>> gates = layer.gates(torch.zeros(1, 5, 16))
-    >>> gates.shape, (gates > 0).sum(1)  # the shared head and one of three
-    (torch.Size([1, 4, 5]), tensor([[2, 2, 2, 2, 2]]))
+    >>> gates.shape, (gates > 0).sum(1)  # two shared heads and one of the others
+    (torch.Size([1, 4, 5]), tensor([[3, 3, 3, 3, 3]]))
     """
 
     def __init__(
-        self, embed_dim: int, num_heads: int, *, n_shared: int = 1, n_active: int | None = None, **face: Any
+        self,
+        embed_dim: int,
+        num_heads: int,
+        *,
+        n_shared: int | None = None,
+        n_active: int | None = None,
+        **face: Any,
     ) -> None:
         super().__init__(embed_dim, num_heads, **face)
-        check_range("n_shared", n_shared, 1, num_heads)
-        n_routed = num_heads - n_shared
-        if n_active is not None:
-            check_range("n_active", n_active, 0, n_routed)
-        self.n_shared = n_shared
+        self.n_shared = (num_heads + 1) // 2 if n_shared is None else n_shared
+        check_range("n_shared", self.n_shared, 1, num_heads)
+        n_routed = num_heads - self.n_shared
         self.n_active = (n_routed + 1) // 2 if n_active is None else n_active
+        check_range("n_active", self.n_active, 0, n_routed)
         self.router = nn.Linear(embed_dim, num_heads, bias=False, **_kind(face))
         self.balance = nn.Linear(embed_dim, 2, bias=False, **_kind(face))
 
@@ -208,8 +213,8 @@ class LatentAttention(_Bottleneck):
     -----
     The parts of a Perceiver IO at their smallest, made a layer: one cross-attention from tokens to latents, one
     transformer layer over latents, one cross-attention to the queries. The residual connection and the perceptron
-    after the last are left to the network around. A Perceiver's depth is in its latents; as a layer of a deeper network
-    ours has one step.
+    after the last, and the normalisation of tokens, are left to the network around. A Perceiver's depth is in its
+    latents; as a layer of a deeper network ours has one step.
 
     References
     ----------
@@ -338,7 +343,7 @@ class AgentAttention(AttentionLayer):
         self.n_agents = n_agents
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
+        q, k, v = self._qkv(call)
         agents, alive = self._pool(q, call.keep if call.is_self else None)
         kind = "heads" if need_weights else "none"
         read = attention(agents, k, v, key_mask=call.keep, map=kind)
@@ -351,7 +356,7 @@ class AgentAttention(AttentionLayer):
 
         def mean(x: Tensor) -> Tensor:
             """Average segments of the last axis."""
-            return F.adaptive_avg_pool1d(x.flatten(1, -2), n_agents).unflatten(1, x.shape[1:-1])
+            return F.adaptive_avg_pool1d(x.flatten(1, -2), n_agents).view(*x.shape[:-1], n_agents)
 
         if keep is None:
             return mean(q.mT).mT, None
@@ -395,13 +400,13 @@ class InLineAttention(AttentionLayer):
     linear = True
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
+        q, k, v = self._qkv(call)
         dtype, accumulator = v.dtype, torch.promote_types(v.dtype, torch.float32)
         with torch.autocast(v.device.type, enabled=False):
             q, k, v = q.to(accumulator) / q.shape[-1] ** 0.5, k.to(accumulator), v.to(accumulator)
             if call.keep is not None:
                 k, v = (torch.where(call.keep[:, None, :, None], x, 0) for x in (k, v))
-            count = call.count[:, None, :, None].clamp_min(1).to(accumulator)
+            count = call.n_visible[:, None, :, None].clamp_min(1).to(accumulator)
             if call.is_causal:
                 products, sum_k, sum_v = _sum_causally(q, k, v)
             else:
@@ -426,7 +431,7 @@ def _sum_causally(q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tens
     n_queries = q.shape[2]
     length = -(-n_queries // _CHUNK) * _CHUNK
     k, v = (x[:, :, :n_queries] for x in (k, v))
-    q, k, v = (F.pad(x, (0, 0, 0, length - x.shape[2])).unflatten(2, (-1, _CHUNK)) for x in (q, k, v))
+    q, k, v = (torch.unflatten(F.pad(x, (0, 0, 0, length - x.shape[2])), 2, (-1, _CHUNK)) for x in (q, k, v))
     state = F.pad((k.mT @ v).cumsum(2)[:, :, :-1], (0, 0, 0, 0, 1, 0))
     products, k, v = (x.flatten(2, 3)[:, :, :n_queries] for x in (q @ state + (q @ k.mT).tril() @ v, k, v))
     return products, k.cumsum(2), v.cumsum(2)
@@ -478,35 +483,55 @@ class HiLoAttention(AttentionLayer):
         self.window = window
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
-        n_batch, n_tokens = call.key.shape[:2]
-        keep = (
-            call.keep
-            if call.keep is not None
-            else torch.ones(n_batch, n_tokens, dtype=torch.bool, device=k.device)
-        )
-        rest = -n_tokens % self.window
-        keep = F.pad(keep, (0, rest)).unflatten(1, (-1, self.window))  # (batch, window, token)
-        windows = [F.pad(x, (0, 0, 0, rest)).unflatten(2, (-1, self.window)) for x in (q, k, v)]
-        kind = "heads" if need_weights else "none"
+        q, k, v = self._qkv(call)
+        keep = call.keep
+        if keep is None:
+            keep = torch.ones(call.key.shape[:2], dtype=torch.bool, device=k.device)
+        keep = _cut(keep[:, None, :, None], self.window)[:, 0, ..., 0]  # (batch, window, token)
+        n = self.n_high
+        groups = []  # operators want one head at least
+        if n:
+            groups.append(_attend_within(q[:, :n], k[:, :n], v[:, :n], keep, need_weights))
+        if n < self.num_heads:
+            groups.append(_attend_to_averages(q[:, n:], k[:, n:], v[:, n:], keep, need_weights))
+        outs, maps = zip(*groups, strict=True)
+        return torch.cat(outs, 1), torch.cat(maps, 1) if need_weights else None
 
-        # Windows go to the batch axis.
-        q_high, k_high, v_high = (x[:, : self.n_high].transpose(1, 2).flatten(0, 1) for x in windows)
-        high = attention(q_high, k_high, v_high, key_mask=keep.flatten(0, 1), map=kind)
-        parts = [high.out.unflatten(0, keep.shape[:2]).transpose(1, 2).flatten(2, 3)[:, :, :n_tokens]]
-        share = keep / keep.sum(-1, keepdim=True).clamp_min(1)  # of each token in the average of its window
-        k_low, v_low = (
-            torch.einsum("bhwtd,bwt->bhwd", x[:, self.n_high :], share.to(x.dtype)) for x in windows[1:]
-        )
-        low = attention(q[:, self.n_high :], k_low, v_low, key_mask=keep.any(-1), map=kind)
-        out = torch.cat([*parts, low.out], 1)
-        if high.map is None or low.map is None:
-            return out, None
-        within = high.map.unflatten(0, keep.shape[:2]).transpose(1, 2)  # (batch, head, window, query, token)
-        own = torch.eye(keep.shape[1], dtype=within.dtype, device=within.device)
-        spread = torch.einsum("bhwqt,wu->bhwqut", within, own).flatten(4).flatten(2, 3)
-        averaged = (low.map[..., None] * share[:, None, None]).flatten(3)
-        return out, torch.cat([spread[:, :, :n_tokens, :n_tokens], averaged[..., :n_tokens]], 1)
+
+def _cut(x: Tensor, window: int) -> Tensor:
+    """Cut (batch, head, token, feature) to windows, (batch, head, window, token, feature), the last filled with 0."""
+    return torch.unflatten(F.pad(x, (0, 0, 0, -x.shape[2] % window)), 2, (-1, window))
+
+
+def _attend_within(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, need_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend within the windows whose visible tokens ``keep`` holds, (batch, window, token)."""
+    n_tokens = q.shape[2]
+    # Windows go to the batch axis, and come back.
+    windows = (_cut(x, keep.shape[2]).transpose(1, 2).flatten(0, 1) for x in (q, k, v))
+    read = attention(*windows, key_mask=keep.flatten(0, 1), map="heads" if need_weights else "none")
+    out = torch.unflatten(read.out, 0, keep.shape[:2]).transpose(1, 2).flatten(2, 3)[:, :, :n_tokens]
+    if read.map is None:
+        return out, None
+    weights = torch.unflatten(read.map, 0, keep.shape[:2]).transpose(1, 2)
+    own = torch.eye(keep.shape[1], dtype=weights.dtype, device=weights.device)
+    # Tokens t of window u for queries q of window w; 0 between windows.
+    weights = torch.einsum("bhwqt,wu->bhwqut", weights, own).flatten(4).flatten(2, 3)
+    return out, weights[:, :, :n_tokens, :n_tokens]
+
+
+def _attend_to_averages(
+    q: Tensor, k: Tensor, v: Tensor, keep: Tensor, need_weights: bool
+) -> tuple[Tensor, Tensor | None]:
+    """Attend to the means of the windows' visible tokens."""
+    share = keep.to(k.dtype)
+    share = share / share.sum(-1, keepdim=True).clamp_min(1)
+    k, v = (torch.einsum("bhwtd,bwt->bhwd", _cut(x, keep.shape[2]), share) for x in (k, v))
+    read = attention(q, k, v, key_mask=keep.any(-1), map="heads" if need_weights else "none")
+    if read.map is None:
+        return read.out, None
+    return read.out, (read.map[..., None] * share[:, None, None]).flatten(3)[..., : q.shape[2]]
 
 
 class ProbeAttention(AttentionLayer):
@@ -550,7 +575,9 @@ class ProbeAttention(AttentionLayer):
         kind = "heads" if need_weights else "none"
         read = attention(self.queries[None, None], tokens, values, key_mask=call.keep, map=kind)
         weight, bias = self._weight("v")
-        pooled = torch.einsum("bhd,hed->bhe", read.out[:, 0], weight.unflatten(0, (self.num_heads, -1)))
+        pooled = torch.einsum(
+            "bhd,hed->bhe", read.out[:, 0], torch.unflatten(weight, 0, (self.num_heads, -1))
+        )
         if bias is not None:
             pooled = pooled + bias.view(self.num_heads, -1)
         weights = None if read.map is None else read.map[:, 0, :, None].expand(-1, -1, n_queries, -1)
@@ -595,7 +622,7 @@ class StaticAttention(AttentionLayer):
         n_queries, n_tokens, longest = call.query.shape[1], call.key.shape[1], self.table.shape[1]
         if max(n_queries, n_tokens) > longest:
             raise ValueError(
-                f"max_len must be at least the length of the sequence, {max(n_queries, n_tokens)}, got {longest}"
+                f"max_len must be at least {max(n_queries, n_tokens)}, the length of the sequence, got {longest}"
             )
         v = self._project("v", call.value)
         visible = torch.arange(n_tokens, device=v.device) <= call.last[:, None]
@@ -604,7 +631,7 @@ class StaticAttention(AttentionLayer):
         scores = self.table[:, :n_queries, :n_tokens].to(torch.promote_types(v.dtype, torch.float32))
         # The lowest number, not minus infinity, keeps rows without a visible token from NaN.
         weights = torch.where(visible, scores, torch.finfo(scores.dtype).min).softmax(-1)
-        weights = torch.where(visible, weights, 0).expand(len(v), -1, -1, -1)
+        weights = weights.expand(len(v), -1, -1, -1)
         return weights.to(v.dtype) @ v, weights if need_weights else None
 
 
@@ -617,7 +644,7 @@ class PositionAttention(AttentionLayer):
     Parameters
     ----------
     embed_dim, num_heads, **face
-        See `AttentionLayer`.
+        See `AttentionLayer`. Channels of queries and keys must be even, as `sine_position` is.
 
     References
     ----------
@@ -635,18 +662,9 @@ class PositionAttention(AttentionLayer):
 
     def _attend(self, call: Call, need_weights: bool) -> tuple[Tensor, Tensor | None]:
         v = self._project("v", call.value)
-        q = self._project("q", _sine_position(call.query)[None])
-        k = self._project("k", _sine_position(call.key)[None]).expand(len(v), -1, -1, -1)
-        return _read(q, k, v, call, need_weights)
-
-
-def _sine_position(x: Tensor) -> Tensor:
-    """Code the positions of tokens (batch, token, channel) by sines, then cosines, of falling frequencies."""
-    n_tokens, dim = x.shape[1:]
-    n_sines = (dim + 1) // 2
-    wavelength = 10000 ** (torch.arange(n_sines, device=x.device) / n_sines)
-    angle = torch.arange(n_tokens, device=x.device)[:, None] / wavelength
-    return torch.cat([angle.sin(), angle.cos()], 1)[:, :dim].to(x.dtype)
+        codes = (sine_position(*x.shape[1:], device=x.device).to(x.dtype)[None] for x in call[:2])
+        q, k = map(self._project, "qk", codes)
+        return _read(q, k.expand(len(v), -1, -1, -1), v, call, need_weights)
 
 
 def _read(

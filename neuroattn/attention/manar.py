@@ -14,8 +14,8 @@ from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_seed
 from neuroattn.attention.face import AttentionLayer, Call
-from neuroattn.kernels import attention, workspace_integrate
-from neuroattn.kernels.workspace_integrate import reference
+from neuroattn.kernels import attention
+from neuroattn.kernels.workspace_integrate import reference, workspace_integrate
 
 COMPETITIONS = ("softmax", "sparsemax")
 _CHUNK = 64  # tokens of a causal block
@@ -631,8 +631,7 @@ class MANAR(AttentionLayer):
         concepts, value_concepts = self.workspace.concepts, self.workspace.value_concepts
         concept_k = self._project("k", concepts[None])[0]
         concept_v = self._project("v", (concepts if value_concepts is None else value_concepts)[None])[0]
-        q, k, v = (self._project(*pair) for pair in zip("qkv", call[:3], strict=True))
-        return q, k, v, concept_k, concept_v, call.keep, call.is_causal
+        return *self._qkv(call), concept_k, concept_v, call.keep, call.is_causal
 
 
 @torch.no_grad()

@@ -19,6 +19,8 @@ make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in
 app.add_typer(make_data_app, name="make-data")
 decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG recordings.")
 app.add_typer(decode_eeg_app, name="decode-eeg")
+search_app = typer.Typer(no_args_is_help=True, help="Search images with eccentricity-dependent networks.")
+app.add_typer(search_app, name="search")
 
 
 @app.callback(invoke_without_command=True)
@@ -28,8 +30,8 @@ def _root(version: bool = typer.Option(False, "--version", help="Print the versi
         raise typer.Exit
 
 
-def main() -> None:
-    """Run the command; bad input ends with one line and exit code 2."""
+def register_verbs() -> None:
+    """Give `app` its verbs."""
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
         cite,
@@ -40,8 +42,13 @@ def main() -> None:
         extract_features,
         fit_encoder,
         make_data,
+        search,
     )
 
+
+def main() -> None:
+    """Run the command; bad input ends with one line and exit code 2."""
+    register_verbs()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:

@@ -28,7 +28,7 @@ DataFolder = Annotated[
 ]
 Layout = Annotated[str, option("--layout", help="algonauts, nsd or arrays.", panel=DATA)]
 Space = Annotated[
-    str | None, option("--space", help="fsaverage, func1pt8mm or func1mm (nsd) [fsaverage].", panel=DATA)
+    str | None, option("--space", help="fsaverage, func1pt8mm or func1mm (nsd) (fsaverage).", panel=DATA)
 ]
 Betas = Annotated[str | None, option("--betas", help="Name of the version of the betas (nsd).", panel=DATA)]
 Images = Annotated[

@@ -69,7 +69,7 @@ def fit(
         str | None,
         _option(
             "--protocol",
-            help="leave-one-run-out, blocks, leave-one-subject-out or subject-folds [default: by the data].",
+            help="leave-one-run-out, blocks, leave-one-subject-out or subject-folds (default: by the data).",
             panel=MODEL,
         ),
     ] = None,

@@ -98,7 +98,7 @@ def fit_encoder(
         option(
             "--readout",
             help="Queries of attention: streams, rois, visual, bodies, faces, places, words, hemisphere or unit "
-            "[default: every region of the data].",
+            "(default: every region of the data).",
             panel=MODEL,
         ),
     ] = None,
@@ -146,7 +146,7 @@ def fit_encoder(
         option(
             "--seeds",
             "--n-seeds",
-            help="Number of seeds of the networks on a fixed partition [default: 1; 2 with --demo].",
+            help="Number of seeds of the networks on a fixed partition (default: 1; 2 with --demo).",
             panel=TRAINING,
         ),
     ] = None,
@@ -187,7 +187,7 @@ def fit_encoder(
         int | None,
         option(
             "--threads",
-            help="Threads of a fit: equal threads give equal bits [all; 1 on workers].",
+            help="Threads of a fit: equal threads give equal bits (all; 1 on workers).",
             panel=RUN,
         ),
     ] = None,

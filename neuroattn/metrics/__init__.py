@@ -33,6 +33,13 @@ from neuroattn.metrics.noise_ceiling import (
 from neuroattn.metrics.paired import combine_datasets
 from neuroattn.metrics.partitioning import softmax_ensemble, variance_partitioning
 from neuroattn.metrics.rsa import dissimilarities, rdm_noise_ceiling, rdm_similarity
+from neuroattn.metrics.search_asymmetry import (
+    asymmetry_index,
+    asymmetry_summary,
+    search_slopes,
+    sign_test,
+    slope_asymmetry,
+)
 from neuroattn.metrics.search_behaviour import (
     behaviour_delta,
     behaviour_vector,
@@ -47,6 +54,8 @@ from neuroattn.metrics.time_delay import stde, tde
 
 __all__ = [
     "Simplification",
+    "asymmetry_index",
+    "asymmetry_summary",
     "auc",
     "behaviour_delta",
     "behaviour_vector",
@@ -84,9 +93,12 @@ __all__ = [
     "same_observer",
     "scanmatch",
     "scanpath_ratio",
+    "search_slopes",
     "sequence_score",
     "shuffled_correlation",
+    "sign_test",
     "sim",
+    "slope_asymmetry",
     "softmax_ensemble",
     "stde",
     "tde",

@@ -130,7 +130,7 @@ class ObjectAttentionTransformer(ScanpathModel):
     >>> dataset = ScanpathDataset.from_scanpaths(paths, scenes=scenes)
     >>> model = ObjectAttentionTransformer(target="label", appearance="none", dim=16, layers=1, epochs=3).fit(dataset)
     >>> dict(model.sample(scenes["0"], n=5, seed=1).sizes)
-    {'sample': 5, 'fixation': 2, 'object': 4}
+    {'sample': 5, 'fixation': 2, 'scene_object': 4}
     >>> model.log_prob(dataset).dims
     ('trial', 'fixation')
     """

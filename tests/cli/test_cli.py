@@ -14,19 +14,7 @@ import typer.main
 import xarray as xr
 
 import neuroattn
-from neuroattn.cli import app, main
-
-# Registering the verbs is what main does first.
-from neuroattn.cli import (  # noqa: F401  # isort: skip
-    attention_maps,
-    decode_eeg,
-    decode_eeg_study,
-    doctor,
-    eval_encoder,
-    extract_features,
-    fit_encoder,
-    make_data,
-)
+from neuroattn.cli import app, main, register_verbs
 
 
 def verbs(command=None, name=()):
@@ -39,6 +27,7 @@ def verbs(command=None, name=()):
         yield name, command
 
 
+register_verbs()
 VERBS = dict(verbs())
 
 
@@ -92,6 +81,13 @@ def test_help_has_an_example_that_parses(run, words):
     code, out, err = run(f"{' '.join(words)} --help")
     assert (code, err) == (0, "")
     assert f"Example: neuroattn {' '.join(words)}" in " ".join(out.split())
+
+
+@pytest.mark.parametrize("words", VERBS, ids=" ".join)
+def test_help_has_no_brackets_that_are_read_as_markup(words):
+    command = VERBS[words]
+    shown = [command.help, *(parameter.help for parameter in command.params if hasattr(parameter, "help"))]
+    assert not [text for text in shown if text and re.search(r"\[[a-z]", text)]
 
 
 def test_version(run):

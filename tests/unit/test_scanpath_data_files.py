@@ -1,7 +1,9 @@
 """Files of scanpaths: what they hold, what is wrong with them, and the published data sets."""
 
 import json
+import shutil
 import sys
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +13,7 @@ from scipy.io import savemat
 
 from neuroattn.cli import main
 from neuroattn.datasets import (
+    SCANPATH_LAYOUTS,
     load_book_covers,
     load_coco_search18,
     load_events,
@@ -27,6 +30,7 @@ from neuroattn.datasets import (
     write_objarr,
     write_osie,
     write_pysaliency,
+    write_scanpaths,
     write_visions,
 )
 
@@ -300,7 +304,7 @@ def test_objarr_round_trip_and_its_rules(tmp_path):
         ({"scanpath": content["scanpath"] + 5}, "must hold -2, -1 or one of 2 objects"),
         ({"scanpath": content["scanpath"][..., ::-1]}, "must begin with its initial fixation"),
         ({"target_index": np.array([0, 2])}, "target_index must be below 2, got 2 for scene 1"),
-        ({"object_xy": content["object_xy"][:1]}, "one of 1 objects"),
+        ({"object_xy": content["object_xy"][:1]}, r"object_category must have shape \(2, 1\), got \(2, 2\)"),
         ({"start_xy": np.array([1])}, r"start_xy must have shape \(2,\)"),
         (
             {"target_index": np.array([None, None])},
@@ -388,3 +392,40 @@ def test_multimatch_vectors(shared):
     assert len(set(dataset.data.image.values)) == 55
     first = pd.read_csv(Path(shared) / "data/eye/multimatch_fixvectors/segment_0_sub-01.tsv", sep="\t")
     np.testing.assert_array_equal(dataset[0].x, first["start_x"])
+
+
+@pytest.mark.parametrize("layout", [name for name in SCANPATH_LAYOUTS if name != "objarr"])
+def test_damaged_files_are_read_or_refused(layout, arrays, tmp_path):
+    """Whatever bytes are wrong, reading ends, with what is there or with an error of the kinds that are announced."""
+    whole = tmp_path / "whole"
+    write_scanpaths(arrays, whole, layout=layout)
+    files = [whole] if whole.is_file() else sorted(path for path in whole.rglob("*") if path.is_file())
+    rng = np.random.default_rng(0)
+    outcomes = set()
+    for trial in range(20):
+        damaged = tmp_path / f"damaged{trial}"
+        (shutil.copy if whole.is_file() else shutil.copytree)(whole, damaged)
+        file = files[rng.integers(len(files))]
+        file = damaged if whole.is_file() else damaged / file.relative_to(whole)
+        content = bytearray(file.read_bytes())
+        for place in rng.integers(len(content), size=4):
+            content[place] = rng.integers(256)
+        file.write_bytes(bytes(content))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of a changed number that is now too long a duration
+            try:
+                outcomes.add(len(load_scanpaths(damaged, layout=layout)) > 0)
+            except (ValueError, TypeError, OSError):
+                outcomes.add("refused")
+    assert "refused" in outcomes
+
+
+def test_a_saved_data_set_does_not_point_out_of_its_folder(arrays, tmp_path):
+    arrays.save(tmp_path / "saved")
+    scenes = json.loads((tmp_path / "saved" / "scenes.json").read_text())
+    next(iter(scenes.values()))["image"] = "../elsewhere.png"
+    (tmp_path / "saved" / "scenes.json").write_text(json.dumps(scenes))
+    with pytest.raises(
+        ValueError, match=r"scenes\.json must hold scenes, got image of .* must be in the folder"
+    ):
+        load_scanpaths(tmp_path / "saved")
