@@ -10,6 +10,14 @@ from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.representations import representational_similarity
+from neuroattn.analyses.scanpath_figures import (
+    plot_fixation_density,
+    plot_found_curve,
+    plot_scanpath,
+    plot_transitions,
+)
+from neuroattn.analyses.scanpath_report import write_scanpath_report
+from neuroattn.analyses.scanpath_runs import evaluate_scanpath_models, fit_scanpath_model
 from neuroattn.analyses.scanpath_study import (
     compare_scanpath_models,
     cut_at_target,
@@ -67,6 +75,8 @@ __all__ = [
     "decode_recording",
     "decode_trials",
     "evaluate_encoder",
+    "evaluate_scanpath_models",
+    "fit_scanpath_model",
     "free_viewing_consistency",
     "inspect_workspace",
     "lesion_concepts",
@@ -75,8 +85,12 @@ __all__ = [
     "natural_search",
     "plot_asymmetry",
     "plot_displays",
+    "plot_fixation_density",
+    "plot_found_curve",
+    "plot_scanpath",
     "plot_search",
     "plot_search_times",
+    "plot_transitions",
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
@@ -88,6 +102,7 @@ __all__ = [
     "study_asymmetries",
     "write_decoding_report",
     "write_encoder_report",
+    "write_scanpath_report",
 ]
 
 

@@ -58,7 +58,8 @@ def compare_scanpath_models(
         With objects assigned.
     models : mapping of str to ScanpathModel
         Not fitted. To say what a network adds, put the simple ones beside it:
-        :func:`neuroattn.scanpath.ConditionalLogit` above all.
+        :func:`neuroattn.scanpath.ConditionalLogit` above all. A fitted one in
+        :class:`sklearn.frozen.FrozenEstimator` is scored as it is; that it saw none of the trials is up to you.
     by : str, default "image"
         Trials with equal labels stay together; "target" or "observer" ask for more.
     n_folds : int, default 5
@@ -122,7 +123,7 @@ def compare_scanpath_models(
         for m, name in enumerate(names):
             if progress is not None:
                 progress(f"{name}, fold {k + 1}", k * len(names) + m, len(folds) * len(names))
-            model = clone(models[name]).fit(train)
+            model = clone(models[name]).fit(train, None)  # frozen estimators insist on a second argument
             cost = model.bits_per_fixation(test)
             bits[m, rows] = cost.values
             uniform[rows] = np.where(cost.notnull(), np.log2(cost.n_objects.values)[:, None], np.nan)
@@ -403,7 +404,10 @@ def _similarity(
         same_observer(people, _both, seed=seed, by=targets, batched=True),
         length_matched(people, _both, seed=seed, n_objects=n_objects, batched=True),
     )
-    tables += [(name, anchor.values) for name, anchor in zip(ANCHORS, anchors, strict=True)]
+    for name, anchor in zip(ANCHORS, anchors, strict=True):
+        # Without any pair an anchor knows of no metrics.
+        values = anchor.values.reshape(len(people), -1)
+        tables.append((name, np.broadcast_to(values, (len(people), len(metrics)))))
     return xr.DataArray(
         np.stack([values for _, values in tables]),
         dims=("path_source", "trial", "metric"),

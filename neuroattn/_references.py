@@ -244,6 +244,22 @@ _ALL = (
         "10.1007/978-3-031-73001-6_21",
     ),
     Reference(
+        "mcfadden1974",
+        "McFadden D",
+        1974,
+        "Conditional logit analysis of qualitative choice behavior",
+        "Frontiers in Econometrics, pp. 105-142",
+    ),
+    Reference(
+        "dewhurst2012",
+        "Dewhurst R, Nyström M, Jarodzka H, Foulsham T, Johansson R, Holmqvist K",
+        2012,
+        "It depends on how you look at it: scanpath comparison in multiple dimensions with MultiMatch, a vector-based "
+        "approach",
+        "Behavior Research Methods 44:1079-1100",
+        "10.3758/s13428-012-0212-2",
+    ),
+    Reference(
         "gupta2021",
         "Gupta SK, Zhang M, Wu CC, Wolfe JM, Kreiman G",
         2021,

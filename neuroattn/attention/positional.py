@@ -79,7 +79,7 @@ def gaussian_position(
 
     Returns
     -------
-    Tensor, shape (*position, dim)
+    Tensor, shape (..., dim)
         In the dtype of ``position``; computed in float64.
 
     Raises

@@ -19,6 +19,8 @@ make_data_app = typer.Typer(no_args_is_help=True, help="Write small data sets in
 app.add_typer(make_data_app, name="make-data")
 decode_eeg_app = typer.Typer(no_args_is_help=True, help="Decode motor imagery from EEG recordings.")
 app.add_typer(decode_eeg_app, name="decode-eeg")
+predict_scanpath_app = typer.Typer(no_args_is_help=True, help="Predict which object people look at next.")
+app.add_typer(predict_scanpath_app, name="predict-scanpath")
 search_app = typer.Typer(no_args_is_help=True, help="Search images with eccentricity-dependent networks.")
 app.add_typer(search_app, name="search")
 
@@ -42,6 +44,7 @@ def register_verbs() -> None:
         extract_features,
         fit_encoder,
         make_data,
+        predict_scanpath,
         search,
     )
 

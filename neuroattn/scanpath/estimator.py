@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from sklearn.utils.validation import check_is_fitted
 from skorch import NeuralNet
-from skorch.callbacks import EarlyStopping, GradientNormClipping, LRScheduler
+from skorch.callbacks import Callback, EarlyStopping, GradientNormClipping, LRScheduler
 from skorch.helper import predefined_split
 from torch import Tensor, nn
 from torch.utils.data import Dataset
@@ -184,7 +184,13 @@ class ObjectAttentionTransformer(ScanpathModel):
         self.seed = seed
         self.device = device
 
-    def fit(self, dataset: ScanpathDataset, y: None = None) -> Self:
+    def fit(
+        self,
+        dataset: ScanpathDataset,
+        y: None = None,
+        *,
+        progress: Callable[[int], None] | None = None,
+    ) -> Self:
         """Train on scanpaths.
 
         Parameters
@@ -193,6 +199,8 @@ class ObjectAttentionTransformer(ScanpathModel):
             With objects assigned, a scene for each trial, and ``duration`` where durations are to be learned.
         y : None
             Ignored.
+        progress : callable, optional
+            Called with the number of finished passes.
 
         Returns
         -------
@@ -227,7 +235,7 @@ class ObjectAttentionTransformer(ScanpathModel):
                 network.feature_mean.copy_(torch.from_numpy(rows.mean(0)))
                 network.feature_scale.copy_(torch.from_numpy(rows.std(0)).clamp_min(1e-6))
             trials = [_Trials(part, inputs, self._observer_index, self.durations) for part in (train, valid)]
-            self.history_ = self._train(network, *trials)
+            self.history_ = self._train(network, *trials, progress)
         self.network_ = network.cpu().eval()
         return self
 
@@ -564,7 +572,11 @@ class ObjectAttentionTransformer(ScanpathModel):
         return scene.exemplar_crop(self.crop_size).transpose(2, 0, 1)[None]
 
     def _train(
-        self, network: ObjectAttentionNetwork, train: _Trials, valid: _Trials
+        self,
+        network: ObjectAttentionNetwork,
+        train: _Trials,
+        valid: _Trials,
+        progress: Callable[[int], None] | None,
     ) -> list[dict[str, float]]:
         """Train in place and leave the best weights; return the losses of each pass."""
         order = (
@@ -591,6 +603,7 @@ class ObjectAttentionTransformer(ScanpathModel):
             callbacks=[
                 ("stop", stop),
                 ("clip", GradientNormClipping(self.clip)),
+                ("progress", _Progress(progress)),
                 (
                     "rate",
                     LRScheduler(torch.optim.lr_scheduler.LambdaLR, lr_lambda=_warm_up, step_every="batch"),
@@ -746,6 +759,17 @@ class _Shuffled:
 
 def _warm_up(step: int) -> float:
     return min(1.0, (step + 1) / _WARM_UP)
+
+
+class _Progress(Callback):  # type: ignore[misc]
+    """Report every finished pass."""
+
+    def __init__(self, report: Callable[[int], None] | None) -> None:
+        self.report = report
+
+    def on_epoch_end(self, net: NeuralNet, **kwargs: Any) -> None:
+        if self.report is not None:
+            self.report(len(net.history))
 
 
 def _silent(*args: Any) -> None:

@@ -210,3 +210,12 @@ def test_objarr_found_curve(shared):
         lengths.append(on[0] + 1 if len(on) else np.inf)
     curve = [(np.array(lengths) <= k).mean() for k in range(1, 7)]
     np.testing.assert_allclose(curve, [0.271, 0.528, 0.694, 0.807, 0.890, 0.936], atol=6e-4)
+
+
+def test_one_observer_has_no_others_to_be_compared_with(searches):
+    alone = searches[searches.data.observer.values == "1"]
+    result = compare_scanpath_models(alone, {"uniform": UniformChoice()}, n_folds=2, n_samples=1, n_boot=20)
+    assert result.similarity.sel(path_source=ANCHORS[0]).isnull().all()
+    assert (
+        result.similarity.sel(path_source=[*ANCHORS[1:], "uniform"], metric="sequence score").notnull().all()
+    )
