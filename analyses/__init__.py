@@ -39,14 +39,9 @@ if TYPE_CHECKING:
     from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
-<<<<<<< HEAD
-# Encoders are studied without loading braindecode, and a module that is a command is not loaded before it runs.
+# Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
 _LAZY = {
     "compare_attention_layers": "attention_layers",
-=======
-# Encoders are studied without loading braindecode, nor search.
-_LAZY = {
->>>>>>> hQ
     "Condition": "decoding",
     "Decoder": "decoder",
     "compare_attentions": "attention_study",

@@ -81,10 +81,7 @@ __all__ = [
     "SqueezeExcite",
     "StaticAttention",
     "StyleRecalibration",
-<<<<<<< HEAD
     "TokenAttention",
-=======
->>>>>>> hQ
     "WorkspaceView",
     "attention_sensitivity",
     "convert_to_manar",
