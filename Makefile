@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check docs bench bench-gpu lint wheel clean
+.PHONY: help demo test check docs compare-attention bench bench-gpu lint wheel clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -36,6 +36,11 @@ check: $(VENV)/installed-dev  ## ruff, format and mypy
 
 docs: $(VENV)/installed-docs  ## build the documentation, warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
+
+compare-attention: $(VENV)/installed-dev  ## train every attention layer on the same questions; about 15 minutes
+	OMP_NUM_THREADS=1 $(BIN)/python -m neuroattn.analyses.attention_layers --out build/attention-layers --workers 2 --resume
+	cp build/attention-layers/table.md docs/_static/attention-layers.txt
+	cp build/attention-layers/figure.png docs/_static/attention-layers.png
 
 bench: $(VENV)/installed-demo  ## time primitives and whole steps on the CPU beside their alternatives, and measure memory
 	$(BIN)/python kernels/benchmarks/run.py --device cpu

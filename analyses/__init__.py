@@ -28,6 +28,7 @@ from neuroattn.analyses.token_masking import masking_effect
 from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 
 if TYPE_CHECKING:
+    from neuroattn.analyses.attention_layers import compare_attention_layers
     from neuroattn.analyses.attention_study import compare_attentions
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.analyses.decoding import Condition, decode_trials
@@ -38,8 +39,9 @@ if TYPE_CHECKING:
     from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
-# Encoders are studied without loading braindecode, nor search.
+# Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
 _LAZY = {
+    "compare_attention_layers": "attention_layers",
     "Condition": "decoding",
     "Decoder": "decoder",
     "compare_attentions": "attention_study",
@@ -61,6 +63,7 @@ _LAZY = {
 __all__ = [
     "Condition",
     "Decoder",
+    "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
     "cut_at_target",

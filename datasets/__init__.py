@@ -8,6 +8,7 @@ from neuroattn.datasets.arrays import inspect_arrays, load_arrays, read_images
 from neuroattn.datasets.eeg import Trials, load_eeg
 from neuroattn.datasets.export import export_map
 from neuroattn.datasets.folders import list_subjects
+from neuroattn.datasets.gcog import make_gcog
 from neuroattn.datasets.nsd import inspect_nsd, load_nsd
 from neuroattn.datasets.nsd_writer import write_nsd
 from neuroattn.datasets.recording import (
@@ -70,6 +71,7 @@ __all__ = [
     "load_pysaliency",
     "load_scanpaths",
     "load_visions",
+    "make_gcog",
     "make_nsd_like",
     "make_search_arrays",
     "px_per_degree",

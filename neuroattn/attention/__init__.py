@@ -45,6 +45,7 @@ from neuroattn.attention.positional import (
     sine_position_2d,
 )
 from neuroattn.attention.probing import MultiQueryProbe
+from neuroattn.attention.tokens import TokenAttention
 
 __all__ = [
     "ATTENTIONS",
@@ -80,6 +81,7 @@ __all__ = [
     "SqueezeExcite",
     "StaticAttention",
     "StyleRecalibration",
+    "TokenAttention",
     "WorkspaceView",
     "attention_sensitivity",
     "convert_to_manar",

@@ -18,6 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_shape
+from neuroattn.attention.family import ATTENTIONS
+from neuroattn.attention.tokens import TokenAttention
 from neuroattn.kernels import channel_gate
 
 _EPS = 1e-5  # of the l2 norms, as published
@@ -773,8 +775,8 @@ def make_gate(
     Parameters
     ----------
     attention : str, callable, Module or None
-        A name in `GATES`; a factory, called with ``n_channels`` and ``n_times``; a module, returned as it is; or None
-        for no attention.
+        A name in `GATES`, or in `ATTENTIONS` for `TokenAttention`; a factory, called with ``n_channels`` and
+        ``n_times``; a module, returned as it is; or None for no attention.
     n_channels : int
         Channels of the signal.
     n_times : int, optional
@@ -831,6 +833,8 @@ def make_gate(
     ValueError: kernel_size must be odd and positive, got 4
     """
     if isinstance(attention, str):
+        if attention in ATTENTIONS:
+            return TokenAttention(n_channels, attention, **options)
         if attention not in GATES:
             raise ValueError(f"attention must be one of {', '.join(map(repr, GATES))}, got {attention!r}")
         if attention in _LEARNED_ON_A_WINDOW:

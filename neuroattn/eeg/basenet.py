@@ -73,7 +73,8 @@ class BaseNet(EEGModuleMixin, nn.Module):  # type: ignore[misc]
     input_window_seconds : float, optional
         Length of a window in seconds.
     attention : str, callable, nn.Module or None, default None
-        Gate over the features, before the second averaging: a name of `neuroattn.attention.GATES`, a factory
+        Gate over the features, before the second averaging: a name of `neuroattn.attention.GATES`, or of
+        `neuroattn.attention.ATTENTIONS` for attention between windows (`neuroattn.attention.TokenAttention`), a factory
         ``(n_channels, n_times) -> nn.Module``, or a module (batch, channel, time) -> (batch, channel, time). A module
         is used as it is, so two networks made with it share its weights; pass a factory to a grid search.
     attention_options : dict, optional

@@ -15,6 +15,7 @@ from sklearn.base import clone
 from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
+from neuroattn.attention import GATES
 from neuroattn.eeg.basenet import BaseNet
 from neuroattn.eeg.classifier import MotorImageryClassifier, _whole_batches, check_converged
 from neuroattn.eeg.recipe import trial_orders
@@ -141,7 +142,8 @@ def _grouped(fits: Sequence[_Fit]) -> list[list[_Fit]]:
 
 def _stackable(classifier: MotorImageryClassifier) -> bool:
     """Whether the network and its recipe are known through and through."""
-    named = classifier.attention is None or isinstance(classifier.attention, str)
+    attention = classifier.attention
+    named = attention is None or (isinstance(attention, str) and attention in GATES)
     return classifier.model is None and named and not classifier.augment
 
 

@@ -40,8 +40,9 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
     Parameters
     ----------
     attention : str, callable, Module or None, default None
-        A name of :data:`neuroattn.attention.GATES`, a factory ``(n_channels, n_times) -> Module``, or a module, of
-        which each fit takes a copy.
+        A name of :data:`neuroattn.attention.GATES`, or of :data:`neuroattn.attention.ATTENTIONS` for attention
+        between windows (:class:`neuroattn.attention.TokenAttention`), a factory ``(n_channels, n_times) -> Module``, or
+        a module, of which each fit takes a copy.
     attention_options : dict, optional
         Keyword arguments of a named attention, such as ``{"reduction": 4}``.
     model : str, class or None, default None

@@ -72,7 +72,8 @@ def insert_attention(
     model : braindecode model
         With ``n_chans`` and ``n_times``; stays as it is.
     attention : str, callable, Module or None
-        A name in `neuroattn.attention.GATES`, a factory called with the channels and samples of the map, a module
+        A name in `neuroattn.attention.GATES`, or in `neuroattn.attention.ATTENTIONS` for
+        `neuroattn.attention.TokenAttention`, a factory called with the channels and samples of the map, a module
         that maps (batch, channel, time) to the same shape, or None for a mere copy.
     after : str, optional
         Path of a module as in ``model.named_modules()``; the attention scales what it returns, along axis 1.

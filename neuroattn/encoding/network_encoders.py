@@ -351,6 +351,8 @@ class BrainEncoder(NetworkEncoder):
         Decoder layers, attention heads, and hidden units of the feed-forward blocks.
     encoder_layers : int, default 0
         Layers of self-attention between tokens before the queries read them.
+    encoder_attention : str, default "softmax"
+        Attention of these layers: a name in :data:`neuroattn.attention.ATTENTIONS`, such as "manar".
     dropout : float
     norm : {"pre", "post"}
     position : {"sine", "learned", "none"}
@@ -400,6 +402,7 @@ class BrainEncoder(NetworkEncoder):
         width: int | None = None,
         layers: int = 1,
         encoder_layers: int = 0,
+        encoder_attention: str = "softmax",
         heads: int = 4,
         feedforward: int = 256,
         dropout: float = 0.1,
@@ -421,6 +424,7 @@ class BrainEncoder(NetworkEncoder):
         self.width = width
         self.layers = layers
         self.encoder_layers = encoder_layers
+        self.encoder_attention = encoder_attention
         self.heads = heads
         self.feedforward = feedforward
         self.dropout = dropout
@@ -448,6 +452,7 @@ class BrainEncoder(NetworkEncoder):
             heads=self.heads,
             layers=self.layers,
             encoder_layers=self.encoder_layers,
+            encoder_attention=self.encoder_attention,
             feedforward=self.feedforward,
             dropout=self.dropout,
             norm=self.norm,

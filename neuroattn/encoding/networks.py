@@ -10,7 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_shape
-from neuroattn.attention import CrossAttention, LearnedPosition2d, MultiQueryProbe, sine_position_2d
+from neuroattn.attention import (
+    ATTENTIONS,
+    CrossAttention,
+    LearnedPosition2d,
+    MultiQueryProbe,
+    make_attention,
+    sine_position_2d,
+)
 from neuroattn.kernels import Routing, attention, routed_readout
 
 
@@ -192,16 +199,24 @@ class SelfAttentionLayer(nn.Module):
     dropout : float
         On both residual branches and inside the feed-forward block.
     norm : {"pre", "post"}
+    attention : str
+        Name in :data:`neuroattn.attention.ATTENTIONS`.
 
     References
     ----------
     .. [1] Carion et al. (2020). End-to-end object detection with transformers. ECCV.
     """
 
-    def __init__(self, width: int, heads: int, feedforward: int, dropout: float, norm: str) -> None:
+    def __init__(
+        self, width: int, heads: int, feedforward: int, dropout: float, norm: str, attention: str = "softmax"
+    ) -> None:
         super().__init__()
         self.pre = check_option("norm", norm, ("pre", "post")) == "pre"
-        self.attention = CrossAttention(width, heads)
+        self.attention = (
+            CrossAttention(width, heads)  # projects the position once, not once an image
+            if attention == "softmax"
+            else make_attention(attention, width, heads, batch_first=True)
+        )
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
         self.linear1, self.linear2 = nn.Linear(width, feedforward), nn.Linear(feedforward, width)
         self.dropout = nn.Dropout(dropout)
@@ -212,7 +227,11 @@ class SelfAttentionLayer(nn.Module):
         """Return the next tokens (batch, token, width)."""
         given = self.norm1(tokens) if self.pre else tokens
         asked = given if position is None else given + position
-        tokens = tokens + self.dropout(self.attention(asked, given, position)[0])
+        if isinstance(self.attention, CrossAttention):
+            attended = self.attention(asked, given, position)[0]
+        else:
+            attended = self.attention(asked, asked, given, need_weights=False)[0]
+        tokens = tokens + self.dropout(attended)
         if not self.pre:
             tokens = self.norm1(tokens)
         hidden = self.norm2(tokens) if self.pre else tokens
@@ -290,6 +309,8 @@ class AttentionNetwork(EncoderNetwork):
         Of the decoder, and ``heads`` and ``feedforward`` of the encoder too.
     encoder_layers : int, default 0
         Self-attention layers between tokens before the queries read them.
+    encoder_attention : str, default "softmax"
+        Attention of these layers: a name in :data:`neuroattn.attention.ATTENTIONS`, such as "manar".
     dropout : float
     norm : {"pre", "post"}
     position : {"sine", "learned", "none"}
@@ -315,6 +336,7 @@ class AttentionNetwork(EncoderNetwork):
         heads: int = 4,
         layers: int = 1,
         encoder_layers: int = 0,
+        encoder_attention: str = "softmax",
         feedforward: int = 256,
         dropout: float = 0.1,
         norm: str = "pre",
@@ -326,9 +348,11 @@ class AttentionNetwork(EncoderNetwork):
         check_range("encoder_layers", encoder_layers, 0)
         check_range("dropout", dropout, 0, 1)
         check_option("position", position, ("sine", "learned", "none"))
+        check_option("encoder_attention", encoder_attention, ATTENTIONS)
         self.input_proj = None if width == n_channels else nn.Linear(n_channels, width)
         self.encoder = nn.ModuleList(
-            SelfAttentionLayer(width, heads, feedforward, dropout, norm) for _ in range(encoder_layers)
+            SelfAttentionLayer(width, heads, feedforward, dropout, norm, encoder_attention)
+            for _ in range(encoder_layers)
         )
         # Pre-norm layers add to tokens that nothing has normalised; post-norm ones end in a normalisation.
         self.encoder_norm = nn.LayerNorm(width) if encoder_layers and norm == "pre" else None

@@ -45,7 +45,7 @@ class SharedBrainEncoder(Encoder):
         Regions of each subject, as :class:`BrainEncoder` takes them; None: one region each.
     backbone : str or Backbone, optional
         Given, X holds images.
-    readout, width, layers, encoder_layers, heads, feedforward, dropout, norm, position
+    readout, width, layers, encoder_layers, encoder_attention, heads, feedforward, dropout, norm, position
         As for :class:`BrainEncoder`.
     epochs, batch_size, lr, weight_decay, clip, patience, validation_fraction, seed, device
         As for :class:`BrainEncoder`. All subjects draw their queries from the same seed.
@@ -90,6 +90,7 @@ class SharedBrainEncoder(Encoder):
         width: int | None = None,
         layers: int = 1,
         encoder_layers: int = 0,
+        encoder_attention: str = "softmax",
         heads: int = 4,
         feedforward: int = 256,
         dropout: float = 0.1,
@@ -111,6 +112,7 @@ class SharedBrainEncoder(Encoder):
         self.width = width
         self.layers = layers
         self.encoder_layers = encoder_layers
+        self.encoder_attention = encoder_attention
         self.heads = heads
         self.feedforward = feedforward
         self.dropout = dropout

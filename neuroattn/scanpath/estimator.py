@@ -24,6 +24,7 @@ from torch.utils.data import Dataset
 
 from neuroattn._backbones import Backbone
 from neuroattn._checks import check_option, check_range, check_seed
+from neuroattn.attention import ATTENTIONS
 from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath, provenance, replacing, write_json
 from neuroattn.scanpath.base import (
@@ -70,6 +71,8 @@ class ObjectAttentionTransformer(ScanpathModel):
     dim, heads, layers, feedforward : int, default 64, 4, 2, 128
         Channels of a token; attention heads; layers of the encoder and of the decoder; hidden units. The published
         ones are 512, 4, 4, 512.
+    encoder_attention : str, default "softmax"
+        Attention between the objects of a scene: a name in :data:`neuroattn.attention.ATTENTIONS`, such as "manar".
     dropout : float, default 0.1
     epochs, patience : int, default 100, 10
         Training ends this many passes after the last improvement of the validation loss, with the best weights.
@@ -145,6 +148,7 @@ class ObjectAttentionTransformer(ScanpathModel):
         heads: int = 4,
         layers: int = 2,
         feedforward: int = 128,
+        encoder_attention: str = "softmax",
         dropout: float = 0.1,
         epochs: int = 100,
         patience: int = 10,
@@ -167,6 +171,7 @@ class ObjectAttentionTransformer(ScanpathModel):
         self.heads = heads
         self.layers = layers
         self.feedforward = feedforward
+        self.encoder_attention = encoder_attention
         self.dropout = dropout
         self.epochs = epochs
         self.patience = patience
@@ -469,6 +474,7 @@ class ObjectAttentionTransformer(ScanpathModel):
 
     def _check_options(self) -> None:
         check_option("target", self.target, TARGETS)
+        check_option("encoder_attention", self.encoder_attention, ATTENTIONS)
         if not isinstance(self.appearance, Backbone):
             check_option("appearance", self.appearance, APPEARANCES)
         if self.target == "exemplar" and self.appearance == "none":
@@ -489,6 +495,7 @@ class ObjectAttentionTransformer(ScanpathModel):
             heads=self.heads,
             layers=self.layers,
             feedforward=self.feedforward,
+            encoder_attention=self.encoder_attention,
             dropout=self.dropout,
             sigma=self.sigma,
             n_features=self.n_features_,

@@ -10,7 +10,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuroattn.attention import CrossAttention, gaussian_position, sine_position
+from neuroattn.attention import (
+    AttentionLayer,
+    CrossAttention,
+    gaussian_position,
+    make_attention,
+    sine_position,
+)
 from neuroattn.kernels import attention
 
 OBJECT, MATCH, CUE = range(
@@ -61,16 +67,27 @@ class EncoderLayer(nn.Module):
     Parameters carry the names of :class:`torch.nn.TransformerEncoderLayer`.
     """
 
-    def __init__(self, dim: int, heads: int, feedforward: int, dropout: float) -> None:
+    def __init__(
+        self, dim: int, heads: int, feedforward: int, dropout: float, attention: str = "softmax"
+    ) -> None:
         super().__init__()
-        self.self_attn = CachedAttention(dim, heads)
+        self.self_attn = (
+            CachedAttention(dim, heads)
+            if attention == "softmax"
+            else make_attention(attention, dim, heads, batch_first=True)
+        )
         self.linear1, self.linear2 = nn.Linear(dim, feedforward), nn.Linear(feedforward, dim)
         self.norm1, self.norm2 = nn.LayerNorm(dim), nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map tokens (scene, token, dim) to the same shape."""
-        x = self.norm1(x + self.dropout(self.self_attn.read(x, *self.self_attn.keys_values(x), mask=mask)))
+        if isinstance(self.self_attn, CachedAttention):
+            attended = self.self_attn.read(x, *self.self_attn.keys_values(x), mask=mask)
+        else:
+            hidden = None if mask is None else ~mask
+            attended = self.self_attn(x, x, x, key_padding_mask=hidden, need_weights=False)[0]
+        x = self.norm1(x + self.dropout(attended))
         x = self.norm2(x + self.dropout(self.linear2(self.dropout(self.linear1(x).relu()))))
         return x
 
@@ -223,6 +240,8 @@ class TransformerCore(nn.Module):
         None for a network that does not point.
     dropout : float, default 0
         After attention and inside the feed-forward blocks; unlike in the published network not on attention weights.
+    encoder_attention : str, default "softmax"
+        Of the encoder: a name in :data:`neuroattn.attention.ATTENTIONS`.
 
     Examples
     --------
@@ -243,15 +262,19 @@ class TransformerCore(nn.Module):
         decoder_layers: int,
         pointer: Pointer | None,
         dropout: float = 0.0,
+        encoder_attention: str = "softmax",
     ) -> None:
         super().__init__()
         options = dim, heads, feedforward, dropout
-        self.encoder = nn.ModuleList(EncoderLayer(*options) for _ in range(encoder_layers))
+        self.encoder = nn.ModuleList(EncoderLayer(*options, encoder_attention) for _ in range(encoder_layers))
         self.decoder = nn.ModuleList(DecoderLayer(*options) for _ in range(decoder_layers))
         self.pointer = pointer
         self.dim, self.heads = dim, heads
+        # Layers of the family have more than projections, and begin as they need.
+        own = [p for m in self.modules() if isinstance(m, AttentionLayer) for p in m.parameters()]
+        kept = set(map(id, own))
         for parameter in self.parameters():
-            if parameter.ndim > 1:
+            if parameter.ndim > 1 and id(parameter) not in kept:
                 nn.init.xavier_uniform_(parameter)
 
     def encode(self, tokens: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -406,6 +429,8 @@ class ObjectAttentionNetwork(nn.Module):
         Channels of a token, a multiple of 4: the first half holds looks, the second the position.
     heads, layers, feedforward : int
         Layers of the encoder and as many of the decoder.
+    encoder_attention : str
+        Of the encoder: a name in :data:`neuroattn.attention.ATTENTIONS`.
     dropout : float
     sigma : float
         Width of the position code as a share of the longer side of the image.
@@ -448,6 +473,7 @@ class ObjectAttentionNetwork(nn.Module):
         n_categories: int,
         n_observers: int,
         durations: bool,
+        encoder_attention: str = "softmax",
     ) -> None:
         super().__init__()
         if dim < 8 or dim % 4:
@@ -474,6 +500,7 @@ class ObjectAttentionNetwork(nn.Module):
             decoder_layers=layers,
             pointer=Pointer(dim, dim),
             dropout=dropout,
+            encoder_attention=encoder_attention,
         )
         self.start = nn.Parameter(torch.zeros(dim))
         self.end = nn.Linear(dim, 1)
