@@ -241,9 +241,14 @@ def _similarities(
     for metric in (_scanmatch_pairs, _multimatch_pairs):
         scores = _anchors(people, model, metric, rng)
         parts.append(
-            xr.concat([_compared(values, people, n_resamples, rng) for values in scores], comparison)
+            xr.concat(
+                [_compared(values, people, n_resamples, rng) for values in scores],
+                comparison,
+                coords="minimal",
+                compat="override",
+            )
         )
-    return xr.concat(parts, "dimension").rename(dimension="measure")
+    return xr.concat(parts, "dimension", coords="minimal", compat="override").rename(dimension="measure")
 
 
 def _anchors(
