@@ -50,6 +50,7 @@ UntilTarget = Annotated[
 Samples = Annotated[
     int, option("--samples", help="Paths that each model draws for each tested trial.", panel=RUN)
 ]
+By = Annotated[str, option("--by", help="Trials of one image, target or observer stay together.", panel=DATA)]
 Seed = Annotated[int, option("--seed", help="Seed of all that is random.", panel=RUN)]
 
 
@@ -164,9 +165,7 @@ def fit(
     instances: Instances = None,
     max_distance: MaxDistance = None,
     until_target: UntilTarget = False,
-    by: Annotated[
-        str, option("--by", help="Trials of one image, target or observer stay together.", panel=DATA)
-    ] = "image",
+    by: By = "image",
     test_size: Annotated[
         float, option("--test-size", help="Share of them that is kept for the scores.", panel=DATA)
     ] = 0.2,
@@ -264,9 +263,7 @@ def evaluate(
     instances: Instances = None,
     max_distance: MaxDistance = None,
     until_target: UntilTarget = False,
-    by: Annotated[
-        str, option("--by", help="Trials of one image, target or observer stay together.", panel=DATA)
-    ] = "image",
+    by: By = "image",
     folds: Annotated[
         int, option("--folds", help="Of simple models, where no trained model saw these data.", panel=RUN)
     ] = 5,

@@ -37,6 +37,7 @@ class _FixedPriority:
         return {"ior_deg": self.ior_deg}
 
     def _priority(self, trial: SearchTrial, rng: np.random.Generator) -> NDArray[np.float64]:
+        """Return how attractive each place is, (row, column); the largest is fixated next."""
         raise NotImplementedError
 
     def search(
