@@ -157,7 +157,7 @@ def public_models():
         attention: attention.AttentionLayer,
         search: (search.EccNet, search.PixelMatch, search.RandomSearch),
     }
-    faces = {"Encoder", "NetworkEncoder", "ScanpathModel", "AttentionLayer"}
+    faces = {"Encoder", "NetworkEncoder", "ScanpathModel", "PixelModel", "AttentionLayer"}
     for package, base in bases.items():
         for name in set(package.__all__) - faces:
             item = getattr(package, name)
