@@ -71,6 +71,8 @@ def search_image(
     check_new(out)
     path = model.search_batch([trial], seed=seed, return_maps=True)[0]
     maps = np.asarray(path.attrs["maps"])
+    if not len(maps):  # the target lies where the search began
+        maps = maps.reshape(0, 0, 0)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
         (folder / "maps").mkdir(parents=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import warnings
 
 import typer
 
@@ -51,6 +52,8 @@ def register_verbs() -> None:
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
+    # Raised while braindecode is imported; those who run a command can do nothing about it.
+    warnings.filterwarnings("ignore", "Montage name 'standard_10", FutureWarning)
     register_verbs()
     try:
         code = app(standalone_mode=False)
