@@ -119,7 +119,8 @@ def run(
         return
     path = search_image(model, trial, out, seed=seed, command=this_command())
     outcome = {True: "found", False: "not found", None: "searched, target place unknown"}[path.found]
-    console.print(f"{outcome} after {path.n_saccades} saccades; {out / 'search.png'}", soft_wrap=True)
+    saccades = f"{path.n_saccades} saccade{'s' * (path.n_saccades != 1)}"
+    console.print(f"{outcome} after {saccades}; {out / 'search.png'}", soft_wrap=True)
 
 
 @search_app.command("asymmetry", no_args_is_help=True)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 
 import numpy as np
 import pytest
@@ -88,6 +89,16 @@ def test_help_has_no_brackets_that_are_read_as_markup(words):
     command = VERBS[words]
     shown = [command.help, *(parameter.help for parameter in command.params if hasattr(parameter, "help"))]
     assert not [text for text in shown if text and re.search(r"\[[a-z]", text)]
+
+
+def test_what_braindecode_warns_of_is_kept_from_those_who_run_a_command(monkeypatch):
+    def warn(**options):
+        warnings.warn("Montage name 'standard_1020' is deprecated", FutureWarning, stacklevel=1)
+        raise SystemExit(7)
+
+    monkeypatch.setattr("neuroattn.cli.app", warn)
+    with pytest.raises(SystemExit, match="7"):  # the warning would be an error here
+        main()
 
 
 def test_version(run):

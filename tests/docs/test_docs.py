@@ -141,9 +141,7 @@ def test_tables_of_models_and_readouts_are_complete():
     assert {published for _, published in readouts} == set(PUBLISHED_READOUTS)
 
 
-@pytest.mark.parametrize(
-    ("page", "printed"), [("quickstart.md", "'query': 2"), ("explanation/encoders.md", "(60, 4)")]
-)
+@pytest.mark.parametrize(("page", "printed"), [("explanation/encoders.md", "(60, 4)")])
 def test_python_of_a_page_runs(page, printed, capsys):
     (code,) = blocks(ROOT / "docs" / page, "python")
     exec(compile(code, page, "exec"), {"__name__": "page"})
@@ -182,13 +180,6 @@ def test_names_in_prose_exist():
             for part in name.split(".")[1:]:
                 item = getattr(item, part, None)
             assert item is not None, f"{page.name}: {name}"
-
-
-def test_version_is_the_same_everywhere():
-    version = neuroattn.__version__
-    assert f'version = "{version}"' in (ROOT / "pyproject.toml").read_text()
-    assert f"version: {version}\n" in (ROOT / "CITATION.cff").read_text()
-    assert f"## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_readme_names_all_five_papers():
