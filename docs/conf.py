@@ -2,6 +2,7 @@
 
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 
 import neuroattn
 
@@ -39,10 +40,11 @@ html_theme_options = {
     "icon_links": [
         {"name": "Source", "url": "https://github.com/neuroattn/neuroattn", "icon": "fa-brands fa-github"}
     ],
-    "secondary_sidebar_items": ["page-toc"],
+    "header_links_before_dropdown": 7,
+    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
     "show_version_warning_banner": False,
 }
-html_sidebars = {"quickstart": []}  # a page without a section
+html_sidebars = {"index": [], "quickstart": []}  # pages without a section
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
@@ -89,11 +91,32 @@ class Commands(Directive):
         yield section
 
 
+class Benchmarks(Directive):
+    """Show what was measured of the benchmarks named in the argument; without one, an overview of all times."""
+
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        from neuroattn.kernels.benchmarks import pages, run
+
+        if self.arguments:
+            text = "\n\n".join(map(pages.section, run.load_results(*self.arguments[0].split())))
+        else:
+            text = pages.overview(run.load_results(*run.OPS))
+        for path in run.RESULTS.glob("*.json"):
+            self.state.document.settings.env.note_dependency(str(path))
+        found = nodes.container()
+        self.state.nested_parse(StringList(text.splitlines(), "benchmarks"), self.content_offset, found)
+        return found.children
+
+
 def skip_fields(app, what, name, item, skip, options):
     """Leave out fields of named tuples, which the docstring of their class describes."""
     return True if str(getattr(item, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def setup(app):
+    app.add_directive("benchmarks", Benchmarks)
     app.add_directive("commands", Commands)
     app.connect("autodoc-skip-member", skip_fields)
