@@ -1,5 +1,7 @@
 """Sphinx settings. The build is offline, and every warning is an error."""
 
+from pathlib import Path
+
 from docutils import nodes
 from docutils.parsers.rst import Directive
 from docutils.statemachine import StringList
@@ -34,14 +36,16 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 
+# Pages without the column of their own headings: what they show needs the room.
+WIDE = ["index", *(f"benchmarks/{page.stem}" for page in Path(__file__).parent.glob("benchmarks/*.md"))]
+
 html_theme = "pydata_sphinx_theme"
 html_title = "neuroattn"
 html_theme_options = {
     "icon_links": [
         {"name": "Source", "url": "https://github.com/neuroattn/neuroattn", "icon": "fa-brands fa-github"}
     ],
-    "header_links_before_dropdown": 7,
-    "secondary_sidebar_items": {"**": ["page-toc"], "index": []},
+    "secondary_sidebar_items": {"**": ["page-toc"], **{page: [] for page in WIDE}},
     "show_version_warning_banner": False,
 }
 html_sidebars = {"index": [], "quickstart": []}  # pages without a section
@@ -104,11 +108,11 @@ class Benchmarks(Directive):
             text = "\n\n".join(map(pages.section, run.load_results(*self.arguments[0].split())))
         else:
             text = pages.overview(run.load_results(*run.OPS))
-        for path in run.RESULTS.glob("*.json"):
+        for path in (pages.__file__, run.__file__, *run.RESULTS.glob("*.json")):
             self.state.document.settings.env.note_dependency(str(path))
-        found = nodes.container()
+        found = nodes.container(classes=["benchmarks"])
         self.state.nested_parse(StringList(text.splitlines(), "benchmarks"), self.content_offset, found)
-        return found.children
+        return [found]
 
 
 def skip_fields(app, what, name, item, skip, options):

@@ -51,8 +51,15 @@ def section(report: dict[str, Any]) -> str:
     slower = sum(one.theirs["ratio"] < 1 for one in found)
     verdict = f"in {slower} of {len(found)}" if slower else f"in none of {len(found)}"
     parts.append(f"Ours is **slower than the alternative {verdict} comparisons**.")
-    titles = ["workload", "beside", "timed", "ours", "alternative", "ratio", "difference"]
-    titles += ["memory, ours", "memory, alternative"]
+    titles = [
+        "workload",
+        "beside",
+        "timed",
+        "time, ours : other",
+        "ratio",
+        "difference",
+        "memory, ours : other",
+    ]
     parts.append(_table(titles, [_row(one) for one in found]))
     return "\n\n".join(parts)
 
@@ -80,10 +87,10 @@ def _row(one: Comparison) -> list[str]:
     peer = one.peer
     if "share" in one.theirs:
         peer += f", {100 * one.theirs['share']:.3g} % of the work, its time scaled"
-    times = [_seconds(side["median_s"]) for side in (one.ours, one.theirs)]
-    memory = [_bytes(side["peak_bytes"]) for side in (one.ours, one.theirs)]
+    times = " : ".join(_seconds(side["median_s"]) for side in (one.ours, one.theirs))
+    memory = " : ".join(_bytes(side["peak_bytes"]) for side in (one.ours, one.theirs))
     difference = f"{one.theirs['error']:.0e}" if one.theirs["error"] else "0"
-    return [one.workload, peer, one.direction, *times, ratio, difference, *memory]
+    return [one.workload, peer, one.direction, times, ratio, difference, memory]
 
 
 def _memory(report: dict[str, Any]) -> str:

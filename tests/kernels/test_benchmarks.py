@@ -120,8 +120,8 @@ def test_a_page_says_where_ours_is_slower():
     )
     assert "**slower than the alternative in 1 of 2 comparisons**" in verdict
     assert table.splitlines()[2:] == [
-        "| tanh of 9 numbers | peer 0.5 | forward | 500 ms | 250 ms | **0.50x, slower** | 2e-07 | 2 MB | unknown |",
-        "| tanh of 9 numbers | peer 4.0 | forward | 500 ms | 2 s | 4.00x | 2e-07 | 2 MB | unknown |",
+        "| tanh of 9 numbers | peer 0.5 | forward | 500 ms : 250 ms | **0.50x, slower** | 2e-07 | 2 MB : unknown |",
+        "| tanh of 9 numbers | peer 4.0 | forward | 500 ms : 2 s | 4.00x | 2e-07 | 2 MB : unknown |",
     ]
     assert "in none of 1 comparisons" in pages.section(make_report(4.0))
     assert pages.overview([make_report(0.5, 4.0)]).splitlines()[2] == (
