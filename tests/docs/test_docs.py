@@ -266,7 +266,7 @@ def test_figures_of_the_landing_page_show_what_the_pages_say():
         assert f"_static/landing-{name}.svg" in index
         shown = slice(1, 3) if name == "eeg" else slice(1, 2)
         written = [f"{value:.2f}" for row in found for value in row[shown] if value is not None]
-        assert sorted(re.findall(r">(\d\.\d\d)<", figure)) == sorted(written)
+        assert sorted(re.findall(r">(\d\.\d\d)<", figure)) == sorted(written), "run docs/landing.py"
 
 
 def test_python_of_the_readme_uses_what_exists():
