@@ -108,13 +108,19 @@ def _memory(report: dict[str, Any]) -> str:
 
 
 def _seconds(value: float) -> str:
-    return f"{1e3 * value:.3g} ms" if value < 1 else f"{value:.3g} s"
+    return f"{1e3 * value:.3g}\N{NO-BREAK SPACE}ms" if value < 1 else f"{value:.3g}\N{NO-BREAK SPACE}s"
 
 
 def _bytes(value: float | None) -> str:
     if value is None:
         return "unknown"
-    return f"{value / 1e6:,.0f} MB" if value >= 5e5 else f"{value / 1e3:.0f} kB" if value else "0"
+    return (
+        f"{value / 1e6:,.0f}\N{NO-BREAK SPACE}MB"
+        if value >= 5e5
+        else f"{value / 1e3:.0f}\N{NO-BREAK SPACE}kB"
+        if value
+        else "0"
+    )
 
 
 def _table(titles: list[str], rows: list[list[Any]]) -> str:
