@@ -245,7 +245,7 @@ def test_every_measurement_has_its_page():
     assert sorted(shown) == sorted(measured)
 
 
-@pytest.mark.parametrize("page", ["encoders", "eeg", "scanpaths", "search"])
+@pytest.mark.parametrize("page", ["encoders", "eeg", "scanpaths", "search", "manar"])
 def test_pages_on_papers_have_the_same_parts(page):
     parts = ["What the paper claims", "What is reproduced", "What differs", "What could not be checked"]
     text = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8")
