@@ -6,6 +6,7 @@ if __name__ != "neuroattn.analyses":
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from neuroattn.analyses.demo import Demo, load_demo
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
@@ -63,6 +64,7 @@ _LAZY = {
 __all__ = [
     "Condition",
     "Decoder",
+    "Demo",
     "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
@@ -75,6 +77,7 @@ __all__ = [
     "free_viewing_consistency",
     "inspect_workspace",
     "lesion_concepts",
+    "load_demo",
     "map_attention",
     "masking_effect",
     "natural_search",
