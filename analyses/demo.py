@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -10,7 +11,7 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from neuroattn.analyses.fits import Progress, counting, fingerprint, rows_of
+from neuroattn.analyses.fits import Progress, counting, fingerprint
 from neuroattn.analyses.fitted import FeatureSource, find_fits
 from neuroattn.analyses.report import _outlines
 from neuroattn.datasets import Recording, make_nsd_like
@@ -32,7 +33,7 @@ class Demo(NamedTuple):
     images : uint8 array, shape (stimulus, y, x, 3)
         The held-out images.
     recording : Recording
-        The whole simulated subject; ``recording.test`` tells the held-out rows.
+        The whole simulated subject with the features that the encoder reads; ``recording.test`` tells what is held out.
 
     Examples
     --------
@@ -102,7 +103,9 @@ def load_demo(folder: str | Path, *, seed: int | None = None, cache: str | Path 
             f"folder {folder} must hold the study of neuroattn fit-encoder --demo on its own split, "
             f"got recording {config.get('recording')!r}, split {config.get('split')!r}"
         )
-    fits = {fit.seed: fit for fit in reversed(find_fits(folder, only="attention"))}  # the first layer of several
+    fits = {
+        fit.seed: fit for fit in reversed(find_fits(folder, only="attention"))
+    }  # the first layer of several
     if seed is not None and seed not in fits:
         raise ValueError(f"seed must be one of {sorted(fits)}, got {seed}")
     fit = fits[min(fits) if seed is None else seed]
@@ -112,14 +115,14 @@ def load_demo(folder: str | Path, *, seed: int | None = None, cache: str | Path 
             f"folder {folder} must hold the study of the whole simulated subject of seed {config['seed']}, "
             "got other data: of some regions, of another subject or of another version"
         )
+    features = np.asarray(FeatureSource(recording.images, None, cache).of(fit)[:], np.float32)
     held_out = np.flatnonzero(np.asarray(recording.test))
-    features = FeatureSource(recording.images, None, cache).of(fit)
     return Demo(
         load_encoder(fit.folder).set_params(device="auto"),
-        np.asarray(rows_of(features, held_out), np.float32),
+        features[held_out],
         np.asarray(recording.responses[held_out]),
         np.asarray(recording.images)[held_out],
-        recording,
+        replace(recording, features=features),
     )
 
 
