@@ -15,7 +15,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
-from neuroattn.analyses.figures import _INK, _WIDTH, _finish_bar, _shortened, _styled, query_names
+from neuroattn.analyses.figures import (
+    _INK,
+    _MODELS,
+    _PAPER,
+    _WIDTH,
+    _finish_bar,
+    _shortened,
+    _styled,
+    query_names,
+)
 from neuroattn.analyses.heads import encoder_layers, head_names, query_coords, without_backbone
 from neuroattn.analyses.token_masking import N_RESAMPLES, Scores, _mean_of
 from neuroattn.attention import CrossAttention
@@ -440,14 +449,15 @@ def plot_head_ablation(effect: xr.Dataset) -> Figure:
         drawn = axes.imshow(drop, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         low = table.drop_interval.isel(bound=0).transpose("query", "column").values
         row, column = np.nonzero(low > 0)
-        axes.plot(column, row, ".", color=_INK, ms=3.5, mew=0)
+        axes.plot(column, row, "o", color=_INK, ms=2.6, mec=_PAPER, mew=0.5)
         axes.set_title(str(edit), loc="left")
         axes.set_xticks(range(len(columns)), [name.rpartition(" ")[2] for name in columns])
         axes.tick_params(length=0)
         axes.spines["bottom"].set_visible(False)
     panels[0].set_yticks(range(len(names)), [_shortened(name, 20) for name in names])
     figure.supxlabel("Head", size=10)
-    _finish_bar(figure.colorbar(drawn, ax=list(panels), shrink=0.8), "Drop in r")
+    if drawn is not None:
+        _finish_bar(figure.colorbar(drawn, ax=list(panels), shrink=0.8, aspect=40), "Drop in r")
     return figure
 
 
@@ -471,22 +481,23 @@ def plot_head_overlap(overlap: xr.Dataset) -> Figure:
     ...     {"jaccard": (pairs, [[np.nan, 1.0], [1.0, np.nan]]), "p": (pairs, [[np.nan, 0.2], [0.2, np.nan]]),
     ...      "mean_jaccard": 1.0, "mean_expected": 0.4, "mean_p": 0.2},
     ...     {"set": ["V1", "FFA"], "other": ["V1", "FFA"]})
-    >>> plot_head_overlap(overlap).axes[0].get_title(loc="left")
+    >>> plot_head_overlap(overlap).get_suptitle()
     'Mean 1.00, by chance 0.40 (p = 0.2)'
     """
     from matplotlib.figure import Figure
 
     names = [_shortened(str(name), 20) for name in overlap["set"].values]
-    figure = Figure(figsize=(_WIDTH, 1.6 + 0.24 * len(names)))
+    side = max(0.15 * len(names), 1.5)
+    figure = Figure(figsize=(max(_WIDTH, 2.0 + side), 1.4 + side))
     axes = figure.add_subplot()
     drawn = axes.imshow(overlap.jaccard.values, cmap="magma_r", vmin=0, vmax=1)
     row, column = np.nonzero(overlap.p.values < 0.05)
-    axes.plot(column, row, ".", color=_INK, ms=3.5, mew=0)
-    axes.set_yticks(range(len(names)), names)
-    axes.set_xticks(range(len(names)), names, rotation=90)
+    axes.plot(column, row, ".", color=_MODELS[1], ms=4, mew=0)
+    axes.set_yticks(range(len(names)), names, size=8)
+    axes.set_xticks(range(len(names)), names, size=8, rotation=90)
     axes.tick_params(length=0)
     axes.spines["bottom"].set_visible(False)
     mean, chance, p = (float(overlap[f"mean_{name}"]) for name in ("jaccard", "expected", "p"))
-    axes.set_title(f"Mean {mean:.2f}, by chance {chance:.2f} (p = {p:.2g})", loc="left")
-    _finish_bar(figure.colorbar(drawn, ax=axes, shrink=0.7), "Shared heads / heads in either set")
+    figure.suptitle(f"Mean {mean:.2f}, by chance {chance:.2f} (p = {p:.2g})", size=10)
+    _finish_bar(figure.colorbar(drawn, ax=axes, shrink=0.5), "Shared heads / heads in either set")
     return figure

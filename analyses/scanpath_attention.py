@@ -432,13 +432,13 @@ def plot_attention_shifts(result: xr.Dataset) -> Figure:
 
 @_styled
 def plot_decoder_profile(profile: xr.Dataset) -> Figure:
-    """Draw what each head remembers of a path, by lag and by position, beside uniform attention.
+    """Draw what each head remembers of a path beyond uniform attention, by lag and by position.
 
     Parameters
     ----------
     profile : Dataset
-        Of :func:`neuroattn.analyses.decoder_profile`. Thin lines are heads, in the colour of their layer; dashed ones
-        the references.
+        Of :func:`neuroattn.analyses.decoder_profile`. Thin lines are heads, in the colour of their layer; the thick one
+        is the rollout, with its interval.
 
     Returns
     -------
@@ -446,40 +446,41 @@ def plot_decoder_profile(profile: xr.Dataset) -> Figure:
 
     Examples
     --------
-    >>> order = {"order": ["lag", "position"]}
+    >>> place = ("order", "place")
     >>> profile = xr.Dataset(
-    ...     {"weight": (("order", "layer", "head", "place"), [[[[0.7, 0.3]]], [[[0.3, 0.7]]]]),
-    ...      "uniform": (("order", "place"), [[0.5, 0.5]] * 2), "rollout": (("order", "place"), [[0.8, 0.2]] * 2),
-    ...      "rollout_uniform": (("order", "place"), [[0.7, 0.3]] * 2)}, order)
+    ...     {"excess": (("order", "layer", "head", "place"), [[[[0.2, -0.2]]], [[[-0.2, 0.2]]]]),
+    ...      "rollout_excess": (place, [[0.1, -0.1], [-0.1, 0.1]]),
+    ...      "rollout_excess_interval": ((*place, "bound"), [[[0.0, 0.2], [-0.2, 0.0]], [[-0.2, 0.0], [0.0, 0.2]]])},
+    ...     {"order": ["lag", "position"]})
     >>> [axes.get_xlabel() for axes in plot_decoder_profile(profile).axes]
-    ['Fixations ago', 'Fixation, 0: the start']
+    ['Fixations ago', 'Fixation (0: the start)']
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 2.8))
+    figure = Figure(figsize=(_WIDTH, 2.6))
     panels = figure.subplots(1, 2, sharey=True)
-    labels = {"lag": "Fixations ago", "position": "Fixation, 0: the start"}
+    labels = {"lag": "Fixations ago", "position": "Fixation (0: the start)"}
+    place = np.arange(profile.sizes["place"])
     for axes, order in zip(panels, labels, strict=True):
         table = profile.sel(order=order)
-        place = np.arange(profile.sizes["place"])
-        weight = table["weight"].transpose("layer", "head", "place").values
-        for layer, heads in enumerate(weight):
-            lines = axes.plot(place, heads.T, "-", color=_MODELS[layer % len(_MODELS)], lw=0.9, alpha=0.8)
-            lines[0].set_label(f"heads of layer {layer + 1}")
-        axes.plot(place, table["uniform"].values, "--", color=_MUTED, lw=1.2, label="uniform")
-        axes.plot(place, table["rollout"].values, "-", color=_INK, lw=1.8, label="rollout")
-        axes.plot(place, table["rollout_uniform"].values, "--", color=_INK, lw=1.2, label="rollout, uniform")
+        axes.axhline(0, color=_MUTED, lw=0.7)
+        for layer, heads in enumerate(table["excess"].transpose("layer", "head", "place").values):
+            lines = axes.plot(place, heads.T, "-", color=_MODELS[layer % len(_MODELS)], lw=1, alpha=0.8)
+            lines[0].set_label(f"layer {layer + 1}")
+        low, high = table["rollout_excess_interval"].transpose("bound", "place").values
+        axes.fill_between(place, low, high, color=_INK, alpha=0.15, lw=0)
+        axes.plot(place, table["rollout_excess"].values, "-", color=_INK, lw=1.8, label="rollout")
         axes.grid(axis="y")
         axes.set_xlabel(labels[order])
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.tick_params(axis="y", labelcolor=_MUTED)
-    panels[0].set_ylim(bottom=0)
-    panels[0].set_ylabel("Weight")
+    panels[0].set_ylabel("Weight beyond uniform")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(
         handles,
         names,
         loc="outside upper left",
-        ncols=2,
+        ncols=4,
         handletextpad=0.4,
         columnspacing=1.2,
         borderaxespad=0,

@@ -295,6 +295,7 @@ def test_figures_show_what_was_measured(maps, searches):
     several = plot_attention_shifts(attention_shifts(maps.scene, searches)).axes[0]
     assert [len(line.get_xdata()) for line in several.lines if line.get_marker() == "o"] == [4] * 5
     profile = decoder_profile(maps)
-    lines = plot_decoder_profile(profile).axes[0].lines
-    assert len(lines) == LAYERS * HEADS + 3
-    np.testing.assert_allclose(lines[0].get_ydata(), profile.weight.sel(order="lag")[0, 0])
+    _, *heads, rollout = plot_decoder_profile(profile).axes[1].lines
+    assert len(heads) == LAYERS * HEADS
+    np.testing.assert_allclose(heads[0].get_ydata(), profile.excess.sel(order="position")[0, 0])
+    np.testing.assert_allclose(rollout.get_ydata(), profile.rollout_excess.sel(order="position"))
