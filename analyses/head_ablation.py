@@ -104,6 +104,7 @@ def ablate_heads(
     {'edit': 3, 'strength': 1, 'layer': 1, 'head': 2, 'query': 2}
     """
     reader, features = without_backbone(encoder, X)
+    check_range("number of stimuli", len(features), 2)
     measured = np.asarray(y, dtype=np.float32)
     check_shape("y", measured, len(features), reader.n_units_)
     layers = encoder_layers(reader)

@@ -56,10 +56,10 @@ X, y = X[600:], y[600:]  # held out
 # %%
 # What drives a head
 # ------------------
-# :func:`~neuroattn.analyses.stimulus_driven_heads` compares what a head reads of an image with what it reads of the mean
-# image, and of the same image with its tokens shuffled. The noise level is the distance between two other images: all
-# heads of an encoder answer to the image, or it would predict nothing; the question is whether this one does so more than
-# it moves anyhow.
+# :func:`~neuroattn.analyses.stimulus_driven_heads` compares what a head reads of an image with what it reads of the
+# mean image, and of the same image with its tokens shuffled; lines span the regions. The noise level is the distance
+# between two other images. All heads of an encoder answer to the image, or it would predict nothing; a head beyond the
+# noise level moves more when there is no image to speak of than when there is another one.
 
 driven = stimulus_driven_heads(encoder, X)
 plt.figure(plot_driven_heads(driven))
@@ -79,7 +79,9 @@ plt.figure(plot_driven_heads(driven))
 
 effect = ablate_heads(encoder, X, y)
 plt.figure(plot_head_ablation(effect))
-print(effect["drop"].sel(strength=1.0).sum("head").isel(layer=0).to_pandas().set_axis(regions, axis=1).round(2))
+print(
+    effect["drop"].sel(strength=1.0).sum("head").isel(layer=0).to_pandas().set_axis(regions, axis=1).round(2)
+)
 
 # %%
 # A dot marks a drop whose interval over images lies above zero. The control is a head drawn at random from the same
@@ -88,9 +90,9 @@ print(effect["drop"].sel(strength=1.0).sum("head").isel(layer=0).to_pandas().set
 #
 # Do regions share heads?
 # -----------------------
-# :func:`~neuroattn.analyses.head_overlap` takes the heads that each region needs most and asks whether they are the same
-# ones, against sets drawn at random. With three regions and four heads there is little to find; with the regions of
-# both hemispheres and several layers there is more. Head 2 of another network is another head: compare subjects only
+# :func:`~neuroattn.analyses.head_overlap` takes the heads that each region needs most and asks whether they are the
+# same ones, against sets drawn at random. With three regions and four heads there is little to find; with the regions
+# of both hemispheres and several layers there is more. Head 2 of another network is another head: compare subjects only
 # where they read through one decoder (:class:`~neuroattn.encoding.SharedBrainEncoder`).
 
 drop = effect["drop"].sel(edit="zero", strength=1.0)
@@ -111,14 +113,14 @@ model = ObjectAttentionTransformer(
 plt.figure(plot_driven_heads(target_driven_heads(model, test)))
 
 # %%
-# Encoder heads see marked objects; path heads see the fixated ones, marked or not; scene heads look for the next. A head
-# whose distance without a target lies far above the noise level is one for which having a target matters more than
+# Heads of the encoder relate objects, marked or not; path heads read the objects fixated so far; scene heads look for
+# the next. For a head whose distance without a target lies far above the noise level, having a target matters more than
 # which.
 #
 # Does attention move before the eyes?
 # ------------------------------------
-# :func:`~neuroattn.analyses.path_attention` returns the maps of the decoder at every step of people's paths. If the eyes
-# follow attention, what a map *gains* from one step to the next should lie where the next fixation falls.
+# :func:`~neuroattn.analyses.path_attention` returns the maps of the decoder at every step of people's paths. If the
+# eyes follow attention, what a map *gains* from one step to the next should lie where the next fixation falls.
 # :func:`~neuroattn.analyses.attention_shifts` scores this beside the controls without which it means little: the map
 # itself, the map of the step before, the shifts of other steps, the next fixation of another trial.
 
@@ -127,8 +129,8 @@ shifts = attention_shifts(maps.scene.mean(("layer", "head")), test)
 plt.figure(plot_attention_shifts(shifts))
 
 # %%
-# Here the shifts tell nothing: the maps do, and they did so a step earlier. The simulated people search by a rule
-# without a plan, and the model has no reason to move its attention ahead of them; it looks at the target from the start.
+# Here the shifts tell nothing: the maps do, and they did so a step earlier. The model attends to the target from the
+# start, and most people get there; it has no need to move its attention ahead of them.
 #
 # What the decoder remembers
 # --------------------------

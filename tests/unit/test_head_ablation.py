@@ -14,7 +14,7 @@ from neuroattn.analyses import ablate_heads, head_overlap, plot_head_ablation, p
 from neuroattn.analyses.head_ablation import edited_head, mean_maps
 from neuroattn.analyses.heads import encoder_layers
 from neuroattn.attention import CrossAttention
-from neuroattn.encoding import BrainEncoder
+from neuroattn.encoding import BrainEncoder, SharedBrainEncoder
 from neuroattn.metrics import pearson_r
 
 HEADS, DIM, WIDTH = 4, 8, 2
@@ -142,8 +142,19 @@ def test_one_head_has_no_others(subject):
     assert effect["drop"].notnull().all()
 
 
+def test_regions_that_cannot_be_scored_are_nan(subject):
+    y = subject.y.copy()
+    y[:, :6] = 1  # V1, and one unit of FFA
+    effect = ablate_heads(subject.encoder, subject.X, y, edits=["zero"], strengths=[1.0])
+    assert effect["drop"].isel(query=0).isnull().all()
+    assert effect.drop_interval.isel(query=0).isnull().all()
+    assert effect.drop_interval.isel(query=1).notnull().all()
+
+
 def test_wrong_arguments_are_named(subject):
     X, y = subject.X, subject.y
+    with pytest.raises(ValueError, match="number of stimuli must be at least 2, got 1"):
+        ablate_heads(subject.encoder, X[:1], y[:1])
     for options, message in (
         ({"edits": ["one"]}, "edits must be one of 'zero', 'uniform', 'mean', 'identity', got 'one'"),
         ({"edits": []}, "number of edits must be at least 1, got 0"),
@@ -288,3 +299,17 @@ def test_figures_show_what_was_measured(effect):
     overlap = head_overlap(importance_of([{0, 1}, {0, 2}, {0, 1}]), 2)
     matrix = np.asarray(plot_head_overlap(overlap).axes[0].images[0].get_array())
     np.testing.assert_allclose(matrix[0, 1:], [1 / 3, 1])
+
+
+def test_subjects_who_read_through_one_decoder_are_compared(subject):
+    rois = {name: {"V1": np.arange(10) < 5, "FFA": np.arange(10) >= 5} for name in ("subj01", "subj02")}
+    shared = SharedBrainEncoder(rois, heads=HEADS, epochs=1)
+    shared.fit(dict.fromkeys(rois, subject.X), {"subj01": subject.y, "subj02": subject.y[:, ::-1]})
+    drops = [
+        ablate_heads(one, subject.X, subject.y, edits=["zero"], strengths=[1.0])["drop"]
+        for one in shared.encoders_.values()
+    ]
+    joined = xr.concat(drops, xr.DataArray(list(shared.encoders_), dims="subject", name="subject"))
+    overlap = head_overlap(joined.isel(edit=0, strength=0), 1)
+    assert overlap["set"].values.tolist() == ["subj01 V1", "subj01 FFA", "subj02 V1", "subj02 FFA"]
+    assert set(overlap.jaccard.values[np.triu_indices(4, 1)]) <= {0.0, 1.0}
