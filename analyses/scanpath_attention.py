@@ -272,39 +272,31 @@ def decoder_profile(maps: xr.Dataset, *, seed: int = 0) -> xr.Dataset:
         rolled = (heads_mean[:, layer] + np.eye(n_steps)) / 2 @ rolled
         rolled_flat = (flat + np.eye(n_steps)) / 2 @ rolled_flat
 
-    coords = {
-        "image": maps["image"],
-        "observer": maps["observer"],
-        "order": ["lag", "position"],
-        **{dim: maps[dim] for dim in ("layer", "head") if dim in maps.coords},
-    }
+    coords = {"image": maps["image"], "observer": maps["observer"], "order": ["lag", "position"]}
 
-    def profile(values: Floats, extra: tuple[str, ...]) -> xr.DataArray:
-        """Arrange weights (trial, ..., step, earlier) by lag and by position."""
-        between = (slice(None),) + (None,) * len(extra)
+    def profile(values: Floats, *extra: str) -> xr.DataArray:
+        """Arrange weights (trial, *extra, step, earlier) by lag and by position."""
+        between = (slice(None), *[None] * len(extra))
         known = np.where(there[between], values, np.nan)
         lag = np.arange(n_steps)[:, None] - np.arange(n_steps)
         by_lag = np.where(lag < 0, np.nan, np.take_along_axis(known, np.broadcast_to(lag, known.shape), -1))
         return xr.DataArray(
             np.stack([by_lag, known], 1),
             dims=("trial", "order", *extra, "step", "place"),
-            coords={name: c for name, c in coords.items() if name not in ("layer", "head") or name in extra},
+            coords=coords,
         )
 
     result = xr.Dataset()
-    for name, values, reference, extra in (
-        ("", weights, flat, ("layer", "head")),
-        ("rollout", rolled, rolled_flat, ()),
+    for names, weight, reference in (
+        (("weight", "uniform", "excess"), profile(weights, "layer", "head"), flat),
+        (("rollout", "rollout_uniform", "rollout_excess"), profile(rolled), rolled_flat),
     ):
-        weight = profile(values, extra)
-        uniform = profile(np.broadcast_to(reference, there.shape), ())
-        parts = {"weight": weight, "uniform": uniform, "excess": weight - uniform}
-        for kind, rows in parts.items():
+        uniform = profile(np.broadcast_to(reference, there.shape))
+        for name, rows in zip(names, (weight, uniform, weight - uniform), strict=True):
             summary = crossed_bootstrap(rows, units=UNITS, pool=("step",), seed=seed)
-            label = kind if not name else name if kind == "weight" else f"{name}_{kind}"
-            result[label] = summary["mean"]
-            if kind != "uniform":
-                result[f"{label}_interval"] = summary.interval.transpose(..., "bound")
+            result[name] = summary["mean"]
+            if rows is not uniform:
+                result[f"{name}_interval"] = summary.interval.transpose(..., "bound")
             result.attrs["resampled"] = summary.attrs["resampled"]
     return result.assign_attrs(units="share of attention", **provenance(seed, {}))
 

@@ -188,6 +188,7 @@ def test_scores_are_those_of_the_metrics_on_the_image():
 
 def test_layers_and_heads_are_scored_one_by_one(maps, searches):
     every = attention_shifts(maps.scene, searches)
+    assert every.attrs["n_fixations"] == np.maximum(object_paths(searches)[1] - 1, 0).sum()
     assert dict(every.score.sizes) == {"metric": 2, "map": 5, "layer": LAYERS, "head": HEADS}
     one = attention_shifts(maps.scene.isel(layer=1, head=0), searches)
     xr.testing.assert_allclose(
