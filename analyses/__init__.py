@@ -6,6 +6,7 @@ if __name__ != "neuroattn.analyses":
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from neuroattn.analyses.demo import Demo, load_demo
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
@@ -34,54 +35,92 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.head_ablation import (
+        ablate_heads,
+        head_overlap,
+        plot_head_ablation,
+        plot_head_overlap,
+    )
+    from neuroattn.analyses.heads import plot_driven_heads, stimulus_driven_heads, target_driven_heads
     from neuroattn.analyses.natural_images import natural_search
+    from neuroattn.analyses.scanpath_attention import (
+        attention_shifts,
+        decoder_profile,
+        path_attention,
+        plot_attention_shifts,
+        plot_decoder_profile,
+    )
     from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
     from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
 # Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
 _LAZY = {
-    "compare_attention_layers": "attention_layers",
     "Condition": "decoding",
     "Decoder": "decoder",
+    "ablate_heads": "head_ablation",
+    "attention_shifts": "scanpath_attention",
+    "compare_attention_layers": "attention_layers",
     "compare_attentions": "attention_study",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
+    "decoder_profile": "scanpath_attention",
+    "head_overlap": "head_ablation",
     "natural_search": "natural_images",
+    "path_attention": "scanpath_attention",
     "plot_asymmetry": "search_figures",
+    "plot_attention_shifts": "scanpath_attention",
+    "plot_decoder_profile": "scanpath_attention",
     "plot_displays": "search_figures",
+    "plot_driven_heads": "heads",
+    "plot_head_ablation": "head_ablation",
+    "plot_head_overlap": "head_ablation",
     "plot_search": "search_run",
     "plot_search_times": "search_figures",
     "read_trials": "decoder",
     "search_asymmetry": "search_study",
     "search_controls": "search_study",
     "search_image": "search_run",
+    "stimulus_driven_heads": "heads",
     "study_asymmetries": "search_run",
+    "target_driven_heads": "heads",
     "write_decoding_report": "decoding_report",
 }
 
 __all__ = [
     "Condition",
     "Decoder",
+    "Demo",
+    "ablate_heads",
+    "attention_shifts",
     "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
     "cut_at_target",
     "decode_recording",
     "decode_trials",
+    "decoder_profile",
     "evaluate_encoder",
     "evaluate_scanpath_models",
     "fit_scanpath_model",
     "free_viewing_consistency",
+    "head_overlap",
     "inspect_workspace",
     "lesion_concepts",
+    "load_demo",
     "map_attention",
     "masking_effect",
     "natural_search",
+    "path_attention",
     "plot_asymmetry",
+    "plot_attention_shifts",
+    "plot_decoder_profile",
     "plot_displays",
+    "plot_driven_heads",
     "plot_fixation_density",
     "plot_found_curve",
+    "plot_head_ablation",
+    "plot_head_overlap",
     "plot_scanpath",
     "plot_search",
     "plot_search_times",
@@ -94,7 +133,9 @@ __all__ = [
     "search_controls",
     "search_image",
     "seed_agreement",
+    "stimulus_driven_heads",
     "study_asymmetries",
+    "target_driven_heads",
     "write_decoding_report",
     "write_encoder_report",
     "write_scanpath_report",
