@@ -30,17 +30,31 @@ from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 if TYPE_CHECKING:
     from neuroattn.analyses.attention_layers import compare_attention_layers
     from neuroattn.analyses.attention_study import compare_attentions
+    from neuroattn.analyses.backbone_attention import self_attention
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
     from neuroattn.analyses.natural_images import natural_search
+    from neuroattn.analyses.patterns import attention_patterns, backbone_patterns, plot_patterns
+    from neuroattn.analyses.position import backbone_position_bias, plot_position_bias, position_bias
     from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
     from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
+    from neuroattn.analyses.sinks import (
+        attention_sinks,
+        backbone_sinks,
+        plot_attention_sinks,
+        plot_backbone_sinks,
+    )
 
 # Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
 _LAZY = {
+    "attention_patterns": "patterns",
+    "attention_sinks": "sinks",
+    "backbone_patterns": "patterns",
+    "backbone_position_bias": "position",
+    "backbone_sinks": "sinks",
     "compare_attention_layers": "attention_layers",
     "Condition": "decoding",
     "Decoder": "decoder",
@@ -49,13 +63,19 @@ _LAZY = {
     "decode_trials": "decoding",
     "natural_search": "natural_images",
     "plot_asymmetry": "search_figures",
+    "plot_attention_sinks": "sinks",
+    "plot_backbone_sinks": "sinks",
     "plot_displays": "search_figures",
+    "plot_patterns": "patterns",
+    "plot_position_bias": "position",
     "plot_search": "search_run",
     "plot_search_times": "search_figures",
+    "position_bias": "position",
     "read_trials": "decoder",
     "search_asymmetry": "search_study",
     "search_controls": "search_study",
     "search_image": "search_run",
+    "self_attention": "backbone_attention",
     "study_asymmetries": "search_run",
     "write_decoding_report": "decoding_report",
 }
@@ -63,6 +83,11 @@ _LAZY = {
 __all__ = [
     "Condition",
     "Decoder",
+    "attention_patterns",
+    "attention_sinks",
+    "backbone_patterns",
+    "backbone_position_bias",
+    "backbone_sinks",
     "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
@@ -79,13 +104,18 @@ __all__ = [
     "masking_effect",
     "natural_search",
     "plot_asymmetry",
+    "plot_attention_sinks",
+    "plot_backbone_sinks",
     "plot_displays",
     "plot_fixation_density",
     "plot_found_curve",
+    "plot_patterns",
+    "plot_position_bias",
     "plot_scanpath",
     "plot_search",
     "plot_search_times",
     "plot_transitions",
+    "position_bias",
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
@@ -94,6 +124,7 @@ __all__ = [
     "search_controls",
     "search_image",
     "seed_agreement",
+    "self_attention",
     "study_asymmetries",
     "write_decoding_report",
     "write_encoder_report",
