@@ -6,6 +6,7 @@ if __name__ != "neuroattn.analyses":
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from neuroattn.analyses.demo import Demo, load_demo
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
 from neuroattn.analyses.report import seed_agreement, write_encoder_report
@@ -83,6 +84,7 @@ _LAZY = {
 __all__ = [
     "Condition",
     "Decoder",
+    "Demo",
     "attention_patterns",
     "attention_sinks",
     "backbone_patterns",
@@ -100,6 +102,7 @@ __all__ = [
     "free_viewing_consistency",
     "inspect_workspace",
     "lesion_concepts",
+    "load_demo",
     "map_attention",
     "masking_effect",
     "natural_search",

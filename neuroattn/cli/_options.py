@@ -218,6 +218,6 @@ Config = Annotated[
 
 def default_cache() -> Path:
     """Return the user's folder of stored features."""
-    import pooch
+    from neuroattn.encoding.features import user_cache
 
-    return Path(pooch.os_cache("neuroattn")) / "features"
+    return user_cache()
