@@ -269,13 +269,15 @@ def plot_patterns(result: xr.Dataset) -> Figure:
     dim = "layer" if "layer" in result.dims else "query"
     names = result.layer.values.astype(str).tolist() if dim == "layer" else query_names(result.nmi[:, 0])
     table = result.transpose(dim, "head", ...)
-    figure = Figure(figsize=(1.5 * _WIDTH, 1.2 + 0.26 * len(names)))
+    figure = Figure(figsize=(1.15 * _WIDTH, 1.2 + 0.26 * len(names)))
     axes = figure.subplots(1, 2, sharey=True)
     row = np.repeat(np.arange(len(names)), result.sizes["head"])
     found = table.pattern.values.ravel()
     for panel, name in zip(axes, ("nmi", "distance"), strict=True):
         control = table[f"{name}_shuffled"].values.ravel()
-        for pattern, colour in zip(result.attrs["patterns"].split(), _MODELS, strict=False):
+        for pattern, colour in zip(
+            result.attrs["patterns"].split(), (_MODELS[0], _MODELS[3], _MODELS[1]), strict=True
+        ):
             value, here = table[name].values.ravel(), found == pattern
             panel.plot(value[here], row[here], "o", color=colour, ms=4.5, mew=0, alpha=0.8, label=pattern)
         panel.plot(control, row, "|", color=_MUTED, ms=7, mew=0.9, zorder=1, label="places shuffled")

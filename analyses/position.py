@@ -240,9 +240,9 @@ def plot_position_bias(result: xr.Dataset) -> Figure:
 
     dim = "layer" if "layer" in result.dims else "query"
     names = result.layer.values.astype(str).tolist() if dim == "layer" else query_names(result.agreement)
-    columns = min(3, len(names))
+    columns = min(2, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(1.5 * _WIDTH * columns / 3, 1.0 + 1.35 * rows))
+    figure = Figure(figsize=(_WIDTH, 1.0 + 1.35 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
     looks = {"intact": (_MODELS[0], "images as they are"), "shuffled": (_MODELS[1], "content shuffled")}
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
@@ -253,9 +253,10 @@ def plot_position_bias(result: xr.Dataset) -> Figure:
             axes.plot(result.eccentricity, one.profile, "o-", color=colour, ms=3, lw=1.4, label=label)
         axes.axhline(1, color=_MUTED, lw=0.7)
         axes.set_title(_shortened(name, 20), size=9)
-        axes.set_ylim(bottom=0)
-    for axes in grid.flat[len(names) :]:
+    grid[0, 0].set_ylim(bottom=0)
+    for above, axes in enumerate(grid.flat[len(names) :], len(names) - columns):
         axes.set_visible(False)
+        grid.flat[above].tick_params(labelbottom=True)
     figure.supxlabel(f"Distance from the centre, {result.eccentricity.attrs['units']}", size=10)
     figure.supylabel("Attention, × uniform", size=10)
     figure.legend(

@@ -34,6 +34,7 @@ from neuroattn.analyses.figures import (
     _styled,
     query_names,
 )
+from neuroattn.analyses.token_masking import _other_rows
 from neuroattn.encoding import BrainEncoder
 from neuroattn.encoding.network_encoders import query_masks
 from neuroattn.encoding.networks import AttentionNetwork
@@ -183,8 +184,8 @@ def attention_sinks(
     transformers these carry little of the place they stand at [1]_. They are then hidden from the regions' queries: the
     map is edited inside the encoder, so that the weight of the hidden tokens goes to the others in proportion, in the
     manner of visual attention redistribution [2]_, and responses are predicted again. The features stay as they are.
-    The control hides as many tokens of each image at random. A gain beyond it says that the outliers misled the
-    region, a loss that they were worth reading.
+    Two controls hide other tokens: as many of each image at random, and those that are outliers of another image. A
+    gain beyond them says that the outliers misled the region, a loss that they were worth reading.
 
     Parameters
     ----------
@@ -202,18 +203,20 @@ def attention_sinks(
 
     Returns
     -------
-    Dataset, dims (query, mask, bound, stimulus, y, x)
-        Coordinates ``roi`` and ``hemisphere`` along ``query``.
+    Dataset, dims (mask, control, query, bound, stimulus, y, x)
+        ``mask`` is "outliers", "random" or "shuffled", ``control`` one of the latter two. Coordinates ``roi`` and
+        ``hemisphere`` along ``query``.
 
-        - ``outlier`` (stimulus, y, x): the outlier tokens;
-        - ``share`` (mask, query): mean share of a query's map on the tokens of the mask "outliers" or "shuffled", the
-          outliers of another image; ``area``: the share of the tokens that are outliers, which uniform attention gives;
+        - ``outlier`` (stimulus, y, x): the outlier tokens; ``area``: their share of all tokens;
+        - ``share`` (mask, query): mean share of a query's map on the tokens of a mask;
         - ``correlation`` (query): mean over units of Pearson's r of the encoder as it is;
-        - ``change`` (edit, query): mean r with hidden tokens minus r of the encoder as it is, for the edits "outliers"
-          and "random"; a prediction that is constant has r = 0;
-        - ``excess`` (query): the change by outliers minus that by random tokens;
-        - ``share_interval``, ``change_interval`` and ``excess_interval``, with ``bound``: 95 % percentiles over
-          resamples of stimuli, for these fitted weights and masks.
+        - ``change`` (mask, query): mean r with the tokens of a mask hidden minus r of the encoder as it is; a
+          prediction that is constant has r = 0;
+        - ``excess`` (control, query): the change by outliers minus that by the control;
+        - ``share_interval``, ``change_interval`` and ``excess_interval``, with ``bound``: 95 % intervals over resamples
+          of stimuli, for these fitted weights and masks.
+
+        NaN for queries without a unit whose r is a number.
 
     Raises
     ------
@@ -261,15 +264,13 @@ def attention_sinks(
     reader = copy.copy(encoder)
     reader.backbone = None  # the features are there
     maps = reader.attention(features).values.reshape(n, len(queries), -1)
-    others = [
-        np.roll(order, 1)[np.argsort(order)] for order in (rng.permutation(n) for _ in range(_N_SHUFFLES))
-    ]
-    share = np.stack(
-        [
-            (maps * outlier[:, None]).sum(-1),
-            np.mean([(maps * outlier[other][:, None]).sum(-1) for other in others], axis=0),
-        ]
-    )
+    # Random tokens are the first ones of a random order, as many as the image has outliers.
+    orders = [rng.random(outlier.shape).argsort(-1).argsort(-1) for _ in range(n_random)]
+    masks = {
+        "outliers": [outlier],
+        "random": [order < outlier.sum(-1, keepdims=True) for order in orders],
+        "shuffled": [outlier[_other_rows(n, rng)] for _ in range(_N_SHUFFLES)],
+    }
     resampling = int(rng.integers(2**32))
 
     def score(hidden: Bools | None) -> tuple[Floats, Floats]:
@@ -282,35 +283,32 @@ def attention_sinks(
     intact, intact_draws = score(None)
     known = np.isfinite(intact)
     members = [np.flatnonzero(mask & known) for mask in reads.numpy()]
-    point, draws = np.zeros((2, len(intact))), np.zeros((2, N_RESAMPLES, len(intact)))
-    # Random tokens are the first ones of a random order, as many as the image has outliers.
-    orders = [rng.random(outlier.shape).argsort(-1).argsort(-1) for _ in range(n_random)]
-    masks = [[outlier], [order < outlier.sum(-1, keepdims=True) for order in orders]]
-    for e, edit in enumerate(masks):
-        for hidden in edit:
+    share = np.zeros((len(masks), *maps.shape[:2]))
+    point, draws = np.zeros((len(masks), len(intact))), np.zeros((len(masks), N_RESAMPLES, len(intact)))
+    for m, drawn in enumerate(masks.values()):
+        for hidden in drawn:
+            share[m] += (maps * hidden[:, None]).sum(-1) / len(drawn)
             r, resampled = score(hidden)
-            point[e] += np.nan_to_num(r) / len(edit)
-            draws[e] += np.nan_to_num(resampled) / len(edit)
-    change = _by_query(point - np.nan_to_num(intact), members)  # (edit, query)
-    changes = _by_query(draws - np.nan_to_num(intact_draws), members)  # (edit, resample, query)
-    shares = mean_over_stimuli(
-        xr.DataArray(share, dims=("mask", "stimulus", "query"), coords={"mask": ["outliers", "shuffled"]}),
-        seed,
-    )
+            point[m] += np.nan_to_num(r) / len(drawn)
+            draws[m] += np.nan_to_num(resampled) / len(drawn)
+    change = _by_query(point - np.nan_to_num(intact), members)  # (mask, query)
+    changes = _by_query(draws - np.nan_to_num(intact_draws), members)  # (mask, resample, query)
+    shares = mean_over_stimuli(xr.DataArray(share, dims=("mask", "stimulus", "query")), seed)
     result = xr.Dataset(
         {
             "outlier": (("stimulus", "y", "x"), outlier.reshape(n, *grid)),
+            "area": outlier.mean(),
             "share": shares["mean"].assign_attrs(units="share of attention"),
             "share_interval": shares["interval"],
-            "area": outlier.mean(),
             "correlation": ("query", _by_query(intact, members)),
-            "change": (("edit", "query"), change),
-            "change_interval": (("edit", "query", "bound"), _interval(changes)),
-            "excess": ("query", change[0] - change[1]),
-            "excess_interval": (("query", "bound"), _interval(changes[0] - changes[1])),
+            "change": (("mask", "query"), change),
+            "change_interval": (("mask", "query", "bound"), _interval(changes)),
+            "excess": (("control", "query"), change[0] - change[1:]),
+            "excess_interval": (("control", "query", "bound"), _interval(changes[0] - changes[1:])),
         },
         coords={
-            "edit": ["outliers", "random"],
+            "mask": list(masks),
+            "control": list(masks)[1:],
             **{name: ("query", queries[name].to_numpy(str)) for name in ("roi", "hemisphere")},
         },
     )
@@ -459,20 +457,21 @@ def plot_attention_sinks(result: xr.Dataset) -> Figure:
     from matplotlib.figure import Figure
 
     names = query_names(result.correlation)
-    figure = Figure(figsize=(1.5 * _WIDTH, 1.2 + 0.3 * len(names)))
+    figure = Figure(figsize=(1.15 * _WIDTH, 1.2 + 0.3 * len(names)))
     left, right = figure.subplots(1, 2, sharey=True)
     row = np.arange(len(names))
-    looks = {"outliers": (_MODELS[0], "o"), "shuffled": (_MUTED, "D"), "random": (_MODELS[1], "s")}
-    for axes, values, dim in ((left, result.share, "mask"), (right, result.change, "edit")):
-        for i, name in enumerate(values[dim].values):
-            colour, marker = looks[str(name)]
-            low, high = result[f"{values.name}_interval"].isel({dim: i}).transpose("bound", "query").values
-            place = row + 0.3 * (i - 0.5)
-            axes.hlines(place, low, high, color=colour, lw=1.4)
-            label = {"outliers": "outlier tokens", "shuffled": "outliers of another image"}.get(
-                str(name), "random tokens"
+    looks = {
+        "outliers": ("outlier tokens", _MODELS[0], "o"),
+        "shuffled": ("those of another image", _MUTED, "D"),
+        "random": ("random tokens", _MODELS[1], "s"),
+    }
+    for axes, name in ((left, "share"), (right, "change")):
+        for i, (mask, (label, colour, marker)) in enumerate(looks.items()):
+            place, one = row + 0.24 * (i - 1), result.sel(mask=mask)
+            axes.hlines(
+                place, *one[f"{name}_interval"].transpose("bound", "query").values, color=colour, lw=1.4
             )
-            axes.plot(values.isel({dim: i}), place, marker, color=colour, ms=4.5, mew=0, label=label)
+            axes.plot(one[name], place, marker, color=colour, ms=4.5, mew=0, label=label)
     left.axvline(float(result.area), color=_MUTED, lw=0.9)
     right.axvline(0, color=_MUTED, lw=0.7)
     _label_rows(left, names)
@@ -481,15 +480,8 @@ def plot_attention_sinks(result: xr.Dataset) -> Figure:
     left.set_xlim(left=0)
     left.set_xlabel("Share of the map")
     right.set_xlabel("Change of r when hidden")
-    handles = dict(
-        zip(
-            *(left.get_legend_handles_labels()[i] + right.get_legend_handles_labels()[i] for i in (1, 0)),
-            strict=True,
-        )
-    )
     figure.legend(
-        handles.values(),
-        handles.keys(),
+        *left.get_legend_handles_labels(),
         loc="outside upper left",
         ncols=3,
         handletextpad=0.2,
