@@ -273,26 +273,27 @@ def attention_sinks(
     }
     resampling = int(rng.integers(2**32))
 
-    def score(hidden: Bools | None) -> tuple[Floats, Floats]:
-        """Return r (unit,) and resampled r (resample, unit)."""
-        with hidden_tokens(network, hidden) if hidden is not None else contextlib.nullcontext():
-            pair = measured, reader.predict(features)
-        draws = bootstrap_correlation(*pair, n_resamples=N_RESAMPLES, seed=resampling)
-        return pearson_r(*pair), draws.astype(np.float64)
-
-    intact, intact_draws = score(None)
-    known = np.isfinite(intact)
+    intact = reader.predict(features)
+    known = np.isfinite(pearson_r(measured, intact))
     members = [np.flatnonzero(mask & known) for mask in reads.numpy()]
+
+    def score(predicted: NDArray[np.float32]) -> tuple[Floats, Floats]:
+        """Return r (query,) and resampled r (resample, query), where a constant prediction has r = 0."""
+        r = pearson_r(measured, predicted)
+        drawn = bootstrap_correlation(measured, predicted, n_resamples=N_RESAMPLES, seed=resampling)
+        return _by_query(np.nan_to_num(r), members), _by_query(np.nan_to_num(drawn), members)
+
+    correlation, resampled = score(intact)
     share = np.zeros((len(masks), *maps.shape[:2]))
-    point, draws = np.zeros((len(masks), len(intact))), np.zeros((len(masks), N_RESAMPLES, len(intact)))
+    change = np.zeros((len(masks), len(members)))
+    changes = np.zeros((len(masks), N_RESAMPLES, len(members)))
     for m, drawn in enumerate(masks.values()):
         for hidden in drawn:
+            with hidden_tokens(network, hidden):
+                r, r_drawn = score(reader.predict(features))
             share[m] += (maps * hidden[:, None]).sum(-1) / len(drawn)
-            r, resampled = score(hidden)
-            point[m] += np.nan_to_num(r) / len(drawn)
-            draws[m] += np.nan_to_num(resampled) / len(drawn)
-    change = _by_query(point - np.nan_to_num(intact), members)  # (mask, query)
-    changes = _by_query(draws - np.nan_to_num(intact_draws), members)  # (mask, resample, query)
+            change[m] += (r - correlation) / len(drawn)
+            changes[m] += (r_drawn - resampled) / len(drawn)
     shares = mean_over_stimuli(xr.DataArray(share, dims=("mask", "stimulus", "query")), seed)
     result = xr.Dataset(
         {
@@ -300,7 +301,7 @@ def attention_sinks(
             "area": outlier.mean(),
             "share": shares["mean"].assign_attrs(units="share of attention"),
             "share_interval": shares["interval"],
-            "correlation": ("query", _by_query(intact, members)),
+            "correlation": ("query", correlation),
             "change": (("mask", "query"), change),
             "change_interval": (("mask", "query", "bound"), _interval(changes)),
             "excess": (("control", "query"), change[0] - change[1:]),
@@ -546,7 +547,7 @@ def _mean_known(values: Floats) -> float:
     return float(values[np.isfinite(values)].mean()) if np.isfinite(values).any() else np.nan
 
 
-def _by_query(values: Floats, members: list[NDArray[np.intp]]) -> Floats:
+def _by_query(values: NDArray[Any], members: list[NDArray[np.intp]]) -> Floats:
     """Average the units (..., unit) of each query; NaN for one without units."""
     return np.stack(
         [values[..., m].mean(-1) if len(m) else np.full(values.shape[:-1], np.nan) for m in members], -1
