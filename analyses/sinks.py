@@ -550,7 +550,11 @@ def _mean_known(values: Floats) -> float:
 def _by_query(values: NDArray[Any], members: list[NDArray[np.intp]]) -> Floats:
     """Average the units (..., unit) of each query; NaN for one without units."""
     return np.stack(
-        [values[..., m].mean(-1) if len(m) else np.full(values.shape[:-1], np.nan) for m in members], -1
+        [
+            values[..., m].mean(-1, dtype=float) if len(m) else np.full(values.shape[:-1], np.nan)
+            for m in members
+        ],
+        -1,
     )
 
 
