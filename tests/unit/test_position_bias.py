@@ -6,7 +6,13 @@ import torch
 import xarray as xr
 
 from neuroattn._backbones import load_backbone
-from neuroattn.analyses import backbone_position_bias, plot_position_bias, position_bias
+from neuroattn.analyses import (
+    attention_patterns,
+    attention_sinks,
+    backbone_position_bias,
+    plot_position_bias,
+    position_bias,
+)
 from neuroattn.analyses.position import rollout
 from neuroattn.encoding import BrainEncoder
 
@@ -164,6 +170,23 @@ def test_a_backbone_that_attends_to_what_a_patch_shows_is_not_biased(images):
     assert sum(one.sum() for one in seen[:n]) == pytest.approx(
         float(sum(one.sum() for one in seen[n:])), rel=1e-4
     )
+
+
+def test_images_give_what_their_features_give_and_know_their_size():
+    backbone = load_backbone("test_vit", weights="random")
+    images = np.random.default_rng(0).integers(0, 256, (20, 32, 64, 3), dtype=np.uint8)
+    y = np.random.default_rng(1).normal(size=(20, 3)).astype(np.float32)
+    encoder = BrainEncoder(backbone=backbone, epochs=1, device="cpu").fit(images, y)
+    of_images = [
+        analysis(encoder, images, px_per_degree=8) for analysis in (position_bias, attention_patterns)
+    ]
+    sinks = attention_sinks(encoder, images, y, n_random=1, deviations=1)
+    encoder.backbone, features = None, backbone.extract(images)
+    size = {"px_per_degree": 8, "image_size": (64, 32)}
+    xr.testing.assert_allclose(of_images[0], position_bias(encoder, features, **size))
+    xr.testing.assert_allclose(of_images[1], attention_patterns(encoder, features, **size))
+    xr.testing.assert_allclose(sinks, attention_sinks(encoder, features, y, n_random=1, deviations=1))
+    assert of_images[0].eccentricity.max() == np.hypot(1, 3)  # 2 x 4 patches of 2 degrees
 
 
 def test_a_seed_fixes_the_result_and_options_are_checked(subject):
