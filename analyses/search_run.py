@@ -71,8 +71,6 @@ def search_image(
     check_new(out)
     path = model.search_batch([trial], seed=seed, return_maps=True)[0]
     maps = np.asarray(path.attrs["maps"])
-    if not len(maps):  # the target lies where the search began
-        maps = maps.reshape(0, 0, 0)
     out.parent.mkdir(parents=True, exist_ok=True)
     with replacing(out) as folder:
         (folder / "maps").mkdir(parents=True)
@@ -82,6 +80,8 @@ def search_image(
         for i, one in enumerate(maps, 1):
             _save_map(folder / "maps" / f"saccade_{i:02d}.png", one)
         attrs = provenance(seed, describe_model(model))
+        if not len(maps):  # the target lies where the search began
+            maps = maps.reshape(0, 0, 0)
         write_netcdf(
             folder / "maps.nc", xr.DataArray(maps, dims=("saccade", "row", "column"), name="map", attrs=attrs)
         )

@@ -52,9 +52,9 @@ def register_verbs() -> None:
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
+    register_verbs()
     # Raised while braindecode is imported; those who run a command can do nothing about it.
     warnings.filterwarnings("ignore", "Montage name 'standard_10", FutureWarning)
-    register_verbs()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
