@@ -6,9 +6,9 @@ if __name__ != "neuroattn.analyses":
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from neuroattn.analyses.encoder_report import seed_agreement, write_encoder_report
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
-from neuroattn.analyses.report import seed_agreement, write_encoder_report
 from neuroattn.analyses.representations import representational_similarity
 from neuroattn.analyses.scanpath_figures import (
     plot_fixation_density,
@@ -35,8 +35,13 @@ if TYPE_CHECKING:
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
     from neuroattn.analyses.natural_images import natural_search
-    from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
-    from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
+    from neuroattn.analyses.search_figures import (
+        plot_asymmetry,
+        plot_displays,
+        plot_search,
+        plot_search_times,
+    )
+    from neuroattn.analyses.search_run import search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
 # Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
@@ -50,7 +55,7 @@ _LAZY = {
     "natural_search": "natural_images",
     "plot_asymmetry": "search_figures",
     "plot_displays": "search_figures",
-    "plot_search": "search_run",
+    "plot_search": "search_figures",
     "plot_search_times": "search_figures",
     "read_trials": "decoder",
     "search_asymmetry": "search_study",

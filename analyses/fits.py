@@ -249,6 +249,7 @@ def describe_fit(spec: FitSpec, data: Data, features: Any) -> dict[str, Any]:
         "model": spec.column.label,
         "seed": spec.seed,
         "recording": data.recording.name,
+        "simulated": data.recording.simulated,
         "features": {name: origin(store) for name, store in features.items()}
         if isinstance(features, Mapping)
         else origin(features),

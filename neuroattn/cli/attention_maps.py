@@ -9,7 +9,7 @@ import typer
 
 from neuroattn.cli import _options as shared
 from neuroattn.cli import app
-from neuroattn.cli._display import human_bytes, progress_bars
+from neuroattn.cli._display import human_bytes, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, default_cache, option
 
 
@@ -21,7 +21,7 @@ def attention_maps(
     images: Annotated[
         str, option("--images", help="Folder, zip archive or FILE[:key] of images.", panel=DATA)
     ],
-    out: Annotated[Path, option("--out", help="Folder for attention.zarr and PNG files.", panel=RUN)],
+    out: Annotated[Path, option("--out", help="Folder for attention.zarr, PNG files and report.html.", panel=RUN)],
     model: Annotated[
         str, option("--model", help="Column of the study, e.g. attention@block10.", panel=MODEL)
     ] = "attention",
@@ -47,6 +47,7 @@ def attention_maps(
 
     from neuroattn.analyses.figures import plot_image_attention
     from neuroattn.analyses.fitted import find_fits, map_attention
+    from neuroattn.analyses.maps_report import write_maps_report
     from neuroattn.datasets import read_images
     from neuroattn.encoding.network_encoders import resolve_device
     from neuroattn.results import replacing
@@ -84,7 +85,11 @@ def attention_maps(
                 name = f"{i:04d}_{str(maps.stimulus.values[i])[:80]}.png"
                 figure.savefig(temporary / name, dpi=150, facecolor="white")
             progress.update("overlays", n_drawn, n_drawn)
+            write_maps_report(
+                temporary / "report.html", maps, found, source=Path(images).name, command=this_command()
+            )
     typer.echo(
         f"{maps.sizes['query']} queries over {len(found)} images: {human_bytes(maps.nbytes)} in "
         f"{out / 'attention.zarr'}, {n_drawn} drawings"
     )
+    typer.echo(f"Report: {out / 'report.html'}")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import typer
 
 from neuroattn.cli import decode_eeg_app
-from neuroattn.cli._display import console, progress_bars
+from neuroattn.cli._display import console, progress_bars, this_command
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -149,7 +147,7 @@ def fit(
             device=chosen,
             resume=resume,
             dataset=files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more",
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
             progress=progress.update,
         )
     _print_scores(scores, out)

@@ -9,7 +9,7 @@ import typer
 
 from neuroattn.cli import _options as shared
 from neuroattn.cli import app
-from neuroattn.cli._display import print_checks, print_scores, progress_bars
+from neuroattn.cli._display import print_checks, print_scores, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, default_cache, option
 
 
@@ -18,7 +18,7 @@ def eval_encoder(
     encoder: Annotated[
         Path, option("--encoder", help="Folder of one fit, or of the study of one subject.", panel=MODEL)
     ],
-    out: Annotated[Path, option("--out", help="Folder for scores.nc and roi_scores.nc.", panel=RUN)],
+    out: Annotated[Path, option("--out", help="Folder for scores.nc, roi_scores.nc and report.html.", panel=RUN)],
     demo: shared.Demo = False,
     data: shared.DataFolder = None,
     layout: shared.Layout = "algonauts",
@@ -113,6 +113,7 @@ def eval_encoder(
             n_shuffles=shuffles,
             seed=seed,
             device=device,
+            command=this_command(),
             progress=progress.update,
         )
     print_scores(scores, out)

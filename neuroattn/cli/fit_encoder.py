@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,7 +11,14 @@ import typer
 
 from neuroattn.cli import _options as shared
 from neuroattn.cli import app
-from neuroattn.cli._display import human_bytes, print_checks, print_group, print_scores, progress_bars
+from neuroattn.cli._display import (
+    human_bytes,
+    print_checks,
+    print_group,
+    print_scores,
+    progress_bars,
+    this_command,
+)
 from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, TRAINING, option
 from neuroattn.cli._options import default_cache as default_cache
 
@@ -306,7 +311,7 @@ def fit_encoder(
             threads=threads,
             resume=resume,
             progress=progress.update,
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
         )
     if len(sources) > 1 or subjects == "all":
         print_group(scores, out)

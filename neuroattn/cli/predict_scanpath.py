@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuroattn.cli import predict_scanpath_app
-from neuroattn.cli._display import console, progress_bars
+from neuroattn.cli._display import console, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, TRAINING, Device, option
 
 if TYPE_CHECKING:
@@ -108,13 +106,14 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw scanpaths over the objects of an image: a table, netCDF and a picture.
+    """Draw scanpaths over the objects of an image: a table, netCDF, a picture and a report.
 
     Example: neuroattn predict-scanpath sample objects.csv --image desk.jpg --target cup --out desk
 
     Example: neuroattn predict-scanpath sample objects.csv --size 1680x1050 --model fitted --n 100 --out desk
     """
     from neuroattn.analyses.scanpath_figures import plot_scanpath
+    from neuroattn.analyses.scanpath_report import write_samples_report
     from neuroattn.results import replacing, write_netcdf
     from neuroattn.scanpath import sampled_scanpaths
 
@@ -133,7 +132,7 @@ def sample(
         observer=observer,
     )
     samples = samples.assign_attrs(
-        seed=seed, fitted_to=source, command="neuroattn " + shlex.join(sys.argv[1:])
+        fitted_to=source, simulated=int(source == SIMULATED), command=this_command()
     )
     table = samples_frame(samples, scene)
     paths = sampled_scanpaths(samples, scene)
@@ -144,8 +143,11 @@ def sample(
         table.to_csv(temporary / "scanpaths.csv", index=False)
         write_netcdf(temporary / "scanpaths.nc", samples)
         plot_scanpath(scene, groups).savefig(temporary / "scanpaths.png", dpi=150, facecolor="white")
+        write_samples_report(
+            temporary / "report.html", samples, scene, model=model, command=samples.attrs["command"]
+        )
     typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}")
-    typer.echo(f"Figure: {out / 'scanpaths.png'}")
+    typer.echo(f"Report: {out / 'report.html'}")
 
 
 @predict_scanpath_app.command("fit", no_args_is_help=True)
@@ -244,7 +246,7 @@ def fit(
             n_samples=samples,
             resume=resume,
             source=data.name,
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
             progress=progress.update,
         )
     _print_scores(scores, out)
@@ -306,7 +308,7 @@ def evaluate(
             seed=seed,
             device=chosen,
             source=data.name,
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
             progress=progress.update,
         )
     _print_scores(scores, out)
