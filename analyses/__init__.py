@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from neuroattn.analyses.encoder_report import seed_agreement, write_encoder_report
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
+from neuroattn.analyses.maps_report import write_maps_report
 from neuroattn.analyses.representations import representational_similarity
 from neuroattn.analyses.scanpath_figures import (
     plot_fixation_density,
@@ -16,7 +17,7 @@ from neuroattn.analyses.scanpath_figures import (
     plot_scanpath,
     plot_transitions,
 )
-from neuroattn.analyses.scanpath_report import write_scanpath_report
+from neuroattn.analyses.scanpath_report import write_samples_report, write_scanpath_report
 from neuroattn.analyses.scanpath_runs import evaluate_scanpath_models, fit_scanpath_model
 from neuroattn.analyses.scanpath_study import (
     compare_scanpath_models,
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
         plot_search,
         plot_search_times,
     )
+    from neuroattn.analyses.search_report import write_asymmetry_report
     from neuroattn.analyses.search_run import search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
 
@@ -62,6 +64,7 @@ _LAZY = {
     "search_controls": "search_study",
     "search_image": "search_run",
     "study_asymmetries": "search_run",
+    "write_asymmetry_report": "search_report",
     "write_decoding_report": "decoding_report",
 }
 
@@ -100,8 +103,11 @@ __all__ = [
     "search_image",
     "seed_agreement",
     "study_asymmetries",
+    "write_asymmetry_report",
     "write_decoding_report",
     "write_encoder_report",
+    "write_maps_report",
+    "write_samples_report",
     "write_scanpath_report",
 ]
 

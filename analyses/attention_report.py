@@ -21,7 +21,6 @@ from neuroattn.analyses.report import (
     Figures,
     Section,
     Table,
-    listed,
     listed_versions,
     methods_section,
     number,

@@ -156,9 +156,7 @@ def _facts(scores: xr.Dataset) -> list[Fact]:
         cell = scores.sel(pipeline=name, condition=scores.condition.values[0])
         if np.isfinite(cell.accuracy):
             low, high = cell.accuracy_ci.values
-            facts.append(
-                Fact(f"{name}, {cell.condition.item()}", number(cell.accuracy), span(low, high))
-            )
+            facts.append(Fact(f"{name}, {cell.condition.item()}", number(cell.accuracy), span(low, high)))
     facts.append(Fact("Adjusted chance level", number(scores.adjusted_chance), "95 % point of guessing"))
     return facts
 
@@ -190,7 +188,8 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
     chart = Chart(
         to_svg(drawing.plot_decoding_scores(scores), "Accuracy of every pipeline in every condition"),
         "Accuracy by condition.",
-        f"{null}Solid line: chance. Dotted line: the accuracy that guessing reaches in 5 % of experiments of this size.",
+        f"{null}Solid line: chance. Dotted line: the accuracy that guessing reaches in 5 % of experiments of this "
+        "size.",
         _interval(scores),
     )
     table = Table(

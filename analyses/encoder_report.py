@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -1076,7 +1076,10 @@ _MODELS = {
         "a transformer brain encoder, in which a learned query per region attends to image tokens",
         "adeli2025",
     ),
-    "ridge": ("ridge regression on all features with the penalty chosen by cross-validation", "duprelatour2022"),
+    "ridge": (
+        "ridge regression on all features with the penalty chosen by cross-validation",
+        "duprelatour2022",
+    ),
     "pooled-ridge": ("ridge regression on spatially averaged features", "duprelatour2022"),
     "factorized": ("a factorised readout with separate spatial and feature weights", "klindt2017"),
     "probe": ("an attentive probe", "psomas2025"),

@@ -172,7 +172,7 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
 
 
 def _finding(summary: xr.Dataset, names: list[str]) -> str:
-    widest, narrowest = int(summary.extent.argmax()), int(summary.extent.argmin())
+    widest, narrowest = int(summary.extent.values.argmax()), int(summary.extent.values.argmin())
     text = (
         f"Attention spreads over {_percent(summary.extent[narrowest])} ({names[narrowest]}) to "
         f"{_percent(summary.extent[widest])} ({names[widest]}) of the tokens; evenly spread it would be 100 %."
@@ -209,7 +209,9 @@ def _map_blocks(maps: xr.DataArray, images: Images) -> list[Block]:
         if n_queries < maps.sizes["query"]:
             caption += f" The first {n_queries} of {maps.sizes['query']} queries; attention.zarr holds all."
         charts.append(
-            Chart(svg, f"Attention of {names}.", "As in the figure before." if charts else caption, NO_INTERVALS)
+            Chart(
+                svg, f"Attention of {names}.", "As in the figure before." if charts else caption, NO_INTERVALS
+            )
         )
         svg = figures.to_svg(
             figures.plot_attention(all_images.isel(query=some)), f"Mean attention of {names} over all images"
@@ -230,7 +232,9 @@ def _summary_blocks(summary: xr.Dataset, maps: xr.DataArray, names: list[str]) -
     rows = []
     for i, name in enumerate(names):
         one = summary.isel(query=i)
-        extent = span(*100 * one.extent_interval, 0) if np.isfinite(one.extent_interval).all() else "one image"
+        extent = (
+            span(*100 * one.extent_interval, 0) if np.isfinite(one.extent_interval).all() else "one image"
+        )
         place = span(*one.same_place_interval) if np.isfinite(one.same_place_interval).all() else ""
         row = [Cell(name), Cell(_percent(one.extent), extent), Cell(number(one.same_place), place)]
         rows.append([*row, Cell(number(one.agreement)), Cell(number(one.other_image))] if several else row)
@@ -263,10 +267,10 @@ def _methods(maps: xr.DataArray, config: dict[str, Any]) -> Section:
     cite = Citations()
     layer = f", layer {config['layer']}" if "layer" in config else ""
     text = [
-        f"Attention maps of {listed(figures.query_names(maps), most=12)} over {plural(maps.sizes['stimulus'], 'image')} "
-        f"were taken from transformer brain encoders {cite('adeli2025')} on features of {config['backbone']}{layer}, "
-        f"fitted to {plural(config['n_train'], 'image')} of {config['recording']}; weights were averaged over heads"
-        f"{' and seeds' if maps.sizes['seed'] > 1 else ''}.",
+        f"Attention maps of {listed(figures.query_names(maps), most=12)} over "
+        f"{plural(maps.sizes['stimulus'], 'image')} were taken from transformer brain encoders {cite('adeli2025')} on "
+        f"features of {config['backbone']}{layer}, fitted to {plural(config['n_train'], 'image')} of "
+        f"{config['recording']}; weights were averaged over heads{' and seeds' if maps.sizes['seed'] > 1 else ''}.",
         "We report the share of tokens that hold the attention, exp(entropy) over the number of tokens, and the "
         "correlation of each map with the mean map of the other images, with 95 % percentile bootstraps over images "
         f"({N_RESAMPLES:,} resamples).",

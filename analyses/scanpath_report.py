@@ -162,11 +162,15 @@ def write_samples_report(
     if found is not None:
         share, random = (float(found.found.sel(source=source)[-1]) for source in (model, MEMORY_FULL))
         sentences.append(
-            f"{100 * share:.0f} % of them reach the target within {plural(found.sizes['saccade'], 'saccade')}; a random "
-            f"search that never returns to an object would in {100 * random:.0f} %."
+            f"{100 * share:.0f} % of them reach the target within {plural(found.sizes['saccade'], 'saccade')}; a "
+            f"random search that never returns to an object would in {100 * random:.0f} %."
         )
         facts.append(
-            Fact("Reach the target", f"{100 * share:.0f} %", f"at random {100 * random:.0f} %, in as many saccades")
+            Fact(
+                "Reach the target",
+                f"{100 * share:.0f} %",
+                f"at random {100 * random:.0f} %, in as many saccades",
+            )
         )
     render_report(
         path,
@@ -230,11 +234,11 @@ def _object_blocks(samples: xr.Dataset, scene: ObjectScene) -> list[Block]:
     resampled = counts[drawn].sum(1)
     low, high = np.percentile(resampled / np.maximum(resampled.sum(1, keepdims=True), 1), [2.5, 97.5], axis=0)
     first = np.bincount(objects[:, 0][objects[:, 0] >= 0], minlength=n) / max((objects[:, 0] >= 0).sum(), 1)
-    order = np.argsort(-samples.occupancy.values, kind="stable")
+    occupancy = counts.sum(0) / max(counts.sum(), 1)
     rows = []
-    for i in order:
+    for i in np.argsort(-occupancy, kind="stable"):
         name = "" if scene.labels is None else str(scene.labels[i])
-        share = Cell(f"{100 * float(samples.occupancy[i]):.0f} %", f"{100 * low[i]:.0f} to {100 * high[i]:.0f} %")
+        share = Cell(f"{100 * occupancy[i]:.0f} %", f"{100 * low[i]:.0f} to {100 * high[i]:.0f} %")
         looked = f"{100 * (counts[:, i] > 0).mean():.0f} %"
         rows.append(
             [
@@ -244,10 +248,10 @@ def _object_blocks(samples: xr.Dataset, scene: ObjectScene) -> list[Block]:
             ]
         )
     caption = (
-        f"Share of all fixations by object, in small print the 95 % percentile bootstrap over {plural(len(counts), 'path')} "
-        f"({N_RESAMPLES:,} resamples): how sure so many draws are of what this model does, not how sure the model is. "
-        f"Share of first fixations, and of the paths that look there at all. Alike for all objects it would be "
-        f"{100 / n:.0f} %."
+        "Share of all fixations by object, in small print the 95 % percentile bootstrap over "
+        f"{plural(len(counts), 'path')} ({N_RESAMPLES:,} resamples), which says how sure so many draws are of what this "
+        "model does, not how sure the model is. Share of first fixations, and of the paths that look there at all. "
+        f"Alike for all objects it would be {100 / n:.0f} %."
     )
     return [Table(caption, ["Object", "", "Fixations", "First fixation", "Paths"], rows, folded=n > 40)]
 
@@ -267,7 +271,10 @@ def _found_by(samples: xr.Dataset, scene: ObjectScene, model: str) -> xr.Dataset
     return xr.Dataset(
         {
             "found": (("source", "saccade"), [share, random]),
-            "found_interval": (("bound", "source", "saccade"), [[[b[i] for b in bounds], random] for i in (0, 1)]),
+            "found_interval": (
+                ("bound", "source", "saccade"),
+                [[[b[i] for b in bounds], random] for i in (0, 1)],
+            ),
         },
         {"source": [model, MEMORY_FULL], "saccade": saccade, "bound": ["low", "high"]},
         {"n_samples": n},
@@ -279,12 +286,11 @@ def _reach_blocks(found: xr.Dataset | None) -> list[Block]:
         return []
     svg = to_svg(plot_found_curve(found), "Share of paths that have reached the target by saccade")
     caption = (
-        "Share of paths that have looked at the target by then. The random search never returns to an object; its curve "
-        "is exact."
+        "Share of paths that have looked at the target by then. The random search never returns to an object; its "
+        "curve is exact."
     )
-    interval = (
-        f"Band: 95 % Wilson interval over {plural(found.attrs['n_samples'], 'drawn path')}; nothing was resampled."
-    )
+    n_paths = plural(found.attrs["n_samples"], "drawn path")
+    interval = f"Band: 95 % Wilson interval over {n_paths}; nothing was resampled."
     return [Figures([Chart(svg, "Found.", caption, interval)])]
 
 
@@ -297,7 +303,9 @@ def _sample_methods(samples: xr.Dataset, scene: ObjectScene, model: str, found: 
     kind = "" if described is None else f"{described[0]} {cite(described[1])}"
     limits = ["never returning to an object"] if attrs["no_return"] else []
     limits += [f"at a temperature of {attrs['temperature']:g}"] if attrs["temperature"] != 1 else []
-    limits += [f"among the fewest objects with a probability of {attrs['top_p']:g}"] if attrs["top_p"] < 1 else []
+    limits += (
+        [f"among the fewest objects with a probability of {attrs['top_p']:g}"] if attrs["top_p"] < 1 else []
+    )
     text = [
         f"{plural(samples.sizes['sample'], 'scanpath')} over the {plural(scene.n_objects, 'object')} of one scene "
         f"({scene.size[0]} × {scene.size[1]} px) were drawn from {model}{kind}, fitted to {attrs['fitted_to']}"
@@ -350,8 +358,8 @@ def summarise_scanpaths(comparison: xr.Dataset) -> list[str]:
             )
         else:
             sentences.append(
-                f"{name} is not told apart from the conditional logit: the difference is {number(gain, 3, signed=True)} bits per "
-                f"fixation {interval}."
+                f"{name} is not told apart from the conditional logit: the difference is "
+                f"{number(gain, 3, signed=True)} bits per fixation {interval}."
             )
     return sentences
 

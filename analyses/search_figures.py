@@ -59,7 +59,9 @@ def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
     height, width = trial.image.shape[:2]
     rows = -(-len(maps) // 3)
     tall = min(height / width, 1.5)
-    figure = Figure(figsize=(_WIDTH, 0.6 + _WIDTH * (0.62 + 0.32 * rows) * tall + 0.3 * rows), layout="constrained")
+    figure = Figure(
+        figsize=(_WIDTH, 0.6 + _WIDTH * (0.62 + 0.32 * rows) * tall + 0.3 * rows), layout="constrained"
+    )
     grid = figure.add_gridspec(1 + rows, 3, height_ratios=[2] + [1] * rows)
     image = figure.add_subplot(grid[0, :2])
     image.imshow(trial.image)

@@ -19,7 +19,6 @@ from neuroattn.analyses.report import (
     Citations,
     Fact,
     Figures,
-    Paragraph,
     Section,
     Table,
     installed_versions,
@@ -184,7 +183,9 @@ def _path_blocks(model: EccNet, trial: SearchTrial, scanpath: Scanpath, lengths:
         f"{'map' if n_drawn == 1 else f'first {n_drawn} maps'} from which saccades were chosen, black to white between "
         "the extremes of each; the cross is the gaze then."
     )
-    svg = to_svg(plot_search(model, trial, scanpath), "Fixations on the image, and the maps they were chosen from")
+    svg = to_svg(
+        plot_search(model, trial, scanpath), "Fixations on the image, and the maps they were chosen from"
+    )
     rows = [
         [Cell(str(i)), Cell(f"{x:.0f}"), Cell(f"{y:.0f}"), Cell("–" if i == 0 else f"{lengths[i - 1]:.1f}")]
         for i, (x, y) in enumerate(zip(scanpath.x, scanpath.y, strict=True))
@@ -199,12 +200,21 @@ def _path_blocks(model: EccNet, trial: SearchTrial, scanpath: Scanpath, lengths:
 
 
 def _beside_blocks(scanpath: Scanpath, beside: Mapping[str, Sequence[int | None]]) -> list[Block]:
-    rows = [[Cell("this network"), Cell("1"), Cell("1" if scanpath.found else "0"), Cell(str(scanpath.n_saccades))]]
+    rows = [
+        [
+            Cell("this network"),
+            Cell("1"),
+            Cell("1" if scanpath.found else "0"),
+            Cell(str(scanpath.n_saccades)),
+        ]
+    ]
     for name, needed in beside.items():
         found = [n for n in needed if n is not None]
         low, median, high = np.percentile(found, [2.5, 50, 97.5]) if found else [np.nan] * 3
         note = f"{low:.0f} to {high:.0f}" if len(found) > 1 else ""
-        rows.append([Cell(name), Cell(str(len(needed))), Cell(str(len(found))), Cell(number(median, 0), note)])
+        rows.append(
+            [Cell(name), Cell(str(len(needed))), Cell(str(len(found))), Cell(number(median, 0), note)]
+        )
     caption = (
         "Saccades until the target was found, the median of the searches that found it, in small print the middle "
         f"95 % of them. All had the same limit. Pixel match: {_CONTROLS['pixel match']}; random: "
@@ -244,7 +254,9 @@ def _search_methods(
         f"{'at the target or ' if trial.target_mask is not None else ''}after {trial.fixation_limit} fixations.",
     ]
     if beside:
-        drawn = listed(f"{plural(len(needed), 'search', 'searches')} by {name}" for name, needed in beside.items())
+        drawn = listed(
+            f"{plural(len(needed), 'search', 'searches')} by {name}" for name, needed in beside.items()
+        )
         text.append(f"Beside it, the same image was searched without features: {drawn}.")
     return methods_section(text, cite, seeds=seed, versions=installed_versions("timm"))
 
@@ -288,7 +300,9 @@ def write_asymmetry_report(
     render_report(
         path,
         title="Is A among B harder to find than B among A?",
-        subtitle=" · ".join([listed(models), plural(len(names), "experiment"), f"seed {result.attrs['seed']}"]),
+        subtitle=" · ".join(
+            [listed(models), plural(len(names), "experiment"), f"seed {result.attrs['seed']}"]
+        ),
         summary=summarise_asymmetries(result),
         facts=_asymmetry_facts(result),
         sections=[
@@ -300,8 +314,14 @@ def write_asymmetry_report(
                     ("Experiments", listed(names)),
                     ("Displays", f"{per_size} of each condition and number of items"),
                     ("Models", listed(models)),
-                    ("Controls", listed(result.model.values[result.kind.values == "control"]) or "none were run"),
-                    ("Resamples", f"{config['n_resamples']:,}, of displays within condition and number of items"),
+                    (
+                        "Controls",
+                        listed(result.model.values[result.kind.values == "control"]) or "none were run",
+                    ),
+                    (
+                        "Resamples",
+                        f"{config['n_resamples']:,}, of displays within condition and number of items",
+                    ),
                     ("Seed", result.attrs["seed"]),
                     ("Versions", listed_versions(installed_versions("timm"))),
                     ("Command", command),
@@ -334,15 +354,17 @@ def summarise_asymmetries(result: xr.Dataset) -> list[str]:
             claims = table.claim.sel(model=name)
             parts = [
                 f"{words} in {_which(claims, sign)}"
-                for sign, words in ((1, "harder"), (-1, "easier"))
+                for sign, words in ((1, "harder"), (-1, "easier"), (0, "neither"))
                 if (claims == sign).any()
             ]
-            same = "beyond all controls it is neither harder nor easier in " + _which(claims, 0)
-            parts += [same] if (claims == 0).any() else []
-            sentences.append(f"{name}: the condition that is harder for people is {'; '.join(parts)}.")
+            sentences.append(
+                f"{name}: beyond all controls, the condition that is harder for people is {'; '.join(parts)}."
+            )
     r = table.slope_r.dropna("model")
     if r.sizes["model"]:
-        shown = listed(f"{number(value)} for {name}" for name, value in zip(r.model.values, r.values, strict=True))
+        shown = listed(
+            f"{number(value)} for {name}" for name, value in zip(r.model.values, r.values, strict=True)
+        )
         sentences.append(f"Slopes of both conditions correlate with those of people by {shown}.")
     return sentences
 
@@ -357,10 +379,14 @@ def _asymmetry_facts(result: xr.Dataset) -> list[Fact]:
     for name in result.model.values:
         one = result.sel(model=name, unfound=_rule(result))
         if np.isfinite(one.mean_index):
-            facts.append(Fact(f"Mean index, {name}", number(one.mean_index, signed=True), span(*one.mean_index_ci)))
+            facts.append(
+                Fact(f"Mean index, {name}", number(one.mean_index, signed=True), span(*one.mean_index_ci))
+            )
     people = result.human_index.values
     if np.isfinite(people).all():
-        facts.append(Fact("Mean index, people", number(people.mean(), signed=True), "no interval is published"))
+        facts.append(
+            Fact("Mean index, people", number(people.mean(), signed=True), "no interval is published")
+        )
     return facts
 
 
@@ -368,7 +394,10 @@ def _asymmetry_blocks(result: xr.Dataset, config: Mapping[str, Any]) -> list[Blo
     rule = _rule(result)
     marks = " A star: a polarity beyond all controls." if (result.kind == "control").any() else ""
     chart = Chart(
-        to_svg(plot_asymmetry(result, unfound=rule), "Asymmetry index of models, controls and people by experiment"),
+        to_svg(
+            plot_asymmetry(result, unfound=rule),
+            "Asymmetry index of models, controls and people by experiment",
+        ),
         "Asymmetry by experiment.",
         "Difference of the slopes of both conditions over their sum; positive where the condition that is harder for "
         f"people is harder. Filled: models; open: controls.{marks} “sat.”: 1 or −1 because one slope is 0, however "
@@ -387,13 +416,19 @@ def _asymmetry_table(table: xr.Dataset, rule: str, *, folded: bool) -> Table:
         for name in table.model.values:
             one = table.sel(model=name, experiment=experiment)
             hard, easy = (number(one.slope.sel(role=role)) for role in ("hard", "easy"))
-            found = " / ".join(f"{100 * float(one.found_rate.sel(role=role).mean()):.0f} %" for role in ("hard", "easy"))
+            found = " / ".join(
+                f"{100 * float(one.found_rate.sel(role=role).mean()):.0f} %" for role in ("hard", "easy")
+            )
             claim = {1: "harder", -1: "easier"}.get(int(one.claim), "–" if one.kind == "model" else "control")
             rows.append(
                 [
                     Cell(_words(experiment)),
                     Cell(str(name)),
-                    Cell(number(one["index"], signed=True), span(*one.index_ci, signed=True), strong=int(one.claim) != 0),
+                    Cell(
+                        number(one["index"], signed=True),
+                        span(*one.index_ci, signed=True),
+                        strong=int(one.claim) != 0,
+                    ),
                     Cell(f"{hard} / {easy}"),
                     Cell(span(*one.slope_difference_ci, signed=True)),
                     Cell(found),
@@ -467,8 +502,8 @@ def _asymmetry_methods(
     ]
     if controls:
         text.append(
-            "A polarity is claimed only where the intervals of the index and of the difference of slopes leave out 0 and "
-            "the latter lies beyond the interval of every control; intervals are not corrected for the number of "
+            "A polarity is claimed only where the intervals of the index and of the difference of slopes leave out 0 "
+            "and the latter lies beyond the interval of every control; intervals are not corrected for the number of "
             "experiments."
         )
     if result.human_index.notnull().any():

@@ -21,7 +21,9 @@ def attention_maps(
     images: Annotated[
         str, option("--images", help="Folder, zip archive or FILE[:key] of images.", panel=DATA)
     ],
-    out: Annotated[Path, option("--out", help="Folder for attention.zarr, PNG files and report.html.", panel=RUN)],
+    out: Annotated[
+        Path, option("--out", help="Folder for attention.zarr, PNG files and report.html.", panel=RUN)
+    ],
     model: Annotated[
         str, option("--model", help="Column of the study, e.g. attention@block10.", panel=MODEL)
     ] = "attention",

@@ -18,7 +18,9 @@ def eval_encoder(
     encoder: Annotated[
         Path, option("--encoder", help="Folder of one fit, or of the study of one subject.", panel=MODEL)
     ],
-    out: Annotated[Path, option("--out", help="Folder for scores.nc, roi_scores.nc and report.html.", panel=RUN)],
+    out: Annotated[
+        Path, option("--out", help="Folder for scores.nc, roi_scores.nc and report.html.", panel=RUN)
+    ],
     demo: shared.Demo = False,
     data: shared.DataFolder = None,
     layout: shared.Layout = "algonauts",

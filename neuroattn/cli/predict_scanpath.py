@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from neuroattn.scanpath import ScanpathModel
 
 SAMPLING = "Sampling"
-SIMULATED = "simulated searches (--data names people's)"
+SIMULATED = "simulated searches"
 _TAKES = {"images": ("coco-search18", "osie", "events", "book-covers"), "instances": ("coco-search18",)}
 
 Layout = Annotated[
@@ -146,7 +146,8 @@ def sample(
         write_samples_report(
             temporary / "report.html", samples, scene, model=model, command=samples.attrs["command"]
         )
-    typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}")
+    hint = " (--data names people's)" if source == SIMULATED else ""
+    typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}{hint}")
     typer.echo(f"Report: {out / 'report.html'}")
 
 
