@@ -120,7 +120,7 @@ def write_encoder_report(
         ``difference_ci`` (model, roi, bound), NaN for models that are baselines themselves. The region "all"
         holds every unit. A region without units is NaN.
     config : mapping
-        What was run; each of ``command``, ``dataset``, ``backbone``, ``layer``, ``split``, ``seeds``,
+        What was run; each of ``command``, ``dataset``, ``encoders``, ``backbone``, ``layer``, ``split``, ``seeds``,
         ``epochs``, ``n_train``, ``n_test``, ``n_bootstrap``, ``notes`` (list of str), ``versions`` (dict),
         ``durations`` (dict of seconds) and ``not_applicable`` (dict of model to reason) is shown if present.
     attention : DataArray, dims (seed, stimulus, query, y, x), optional
@@ -1049,6 +1049,7 @@ def _run(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any]) 
     skipped = config.get("not_applicable", {})
     rows = [
         ("Data", config.get("dataset")),
+        ("Encoders", config.get("encoders")),
         ("Subjects", listed(scores.subject.values) if "subject" in scores.coords else None),
         ("Responses", "simulated" if scores.attrs.get("simulated", 0) else "measured"),
         ("Units", f"{_count(roi_scores)} {_unit_word(scores)}"),

@@ -173,15 +173,13 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
 
 def _finding(summary: xr.Dataset, names: list[str]) -> str:
     widest, narrowest = int(summary.extent.values.argmax()), int(summary.extent.values.argmin())
-    text = (
-        f"Attention spreads over {_percent(summary.extent[narrowest])} ({names[narrowest]}) to "
-        f"{_percent(summary.extent[widest])} ({names[widest]}) of the tokens; evenly spread it would be 100 %."
-    )
+    extremes = [f"{_percent(summary.extent[i])} ({names[i]})" for i in dict.fromkeys((narrowest, widest))]
+    text = f"Attention spreads over {' to '.join(extremes)} of the tokens; evenly spread it would be 100 %."
     place = summary.same_place
     if np.isfinite(place).any():
         text += (
-            f" A map correlates {number(place.min())} to {number(place.max())} with the mean map of the other images: "
-            "at 1 a region looks at one place whatever the image shows, at 0 at another in each."
+            f" A map correlates {span(place.min(), place.max())} with the mean map of the other images: at 1 a region "
+            "looks at one place whatever the image shows, at 0 at another in each."
         )
     return text
 

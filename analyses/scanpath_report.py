@@ -195,7 +195,7 @@ def write_samples_report(
                     ("Paths", n),
                     ("Longest path", attrs["max_fixations"]),
                     ("Temperature", attrs["temperature"]),
-                    ("Drawn from", f"the fewest objects with a probability of {attrs['top_p']:g}"),
+                    ("Top p", attrs["top_p"]),
                     ("Returns to an object", "never" if attrs["no_return"] else "allowed"),
                     ("Seed", attrs["seed"]),
                     ("Versions", listed_versions(installed_versions("scikit-learn"))),
@@ -214,7 +214,7 @@ def _path_blocks(samples: xr.Dataset, scene: ObjectScene, model: str) -> list[Bl
         Chart(
             to_svg(plot_scanpath(scene, first), f"The first paths of {model}"),
             f"The first {plural(len(first), 'path')}.",
-            "Numbered in their order; 0 is the middle of the image, where each begins. Thick box: the target.",
+            "Numbered in their order. Thick box: the target.",
             NO_INTERVALS,
         ),
         Chart(
@@ -249,9 +249,9 @@ def _object_blocks(samples: xr.Dataset, scene: ObjectScene) -> list[Block]:
         )
     caption = (
         "Share of all fixations by object, in small print the 95 % percentile bootstrap over "
-        f"{plural(len(counts), 'path')} ({N_RESAMPLES:,} resamples), which says how sure so many draws are of what this "
-        "model does, not how sure the model is. Share of first fixations, and of the paths that look there at all. "
-        f"Alike for all objects it would be {100 / n:.0f} %."
+        f"{plural(len(counts), 'path')} ({N_RESAMPLES:,} resamples), which says how sure so many draws are of what "
+        "this model does, not how sure the model is. Share of first fixations, and of the paths that look there at "
+        f"all. Alike for all objects it would be {100 / n:.0f} %."
     )
     return [Table(caption, ["Object", "", "Fixations", "First fixation", "Paths"], rows, folded=n > 40)]
 

@@ -205,7 +205,7 @@ def _beside_blocks(scanpath: Scanpath, beside: Mapping[str, Sequence[int | None]
             Cell("this network"),
             Cell("1"),
             Cell("1" if scanpath.found else "0"),
-            Cell(str(scanpath.n_saccades)),
+            Cell(str(scanpath.n_saccades) if scanpath.found else "–"),
         ]
     ]
     for name, needed in beside.items():

@@ -144,7 +144,11 @@ def sample(
         write_netcdf(temporary / "scanpaths.nc", samples)
         plot_scanpath(scene, groups).savefig(temporary / "scanpaths.png", dpi=150, facecolor="white")
         write_samples_report(
-            temporary / "report.html", samples, scene, model=model, command=samples.attrs["command"]
+            temporary / "report.html",
+            samples,
+            scene,
+            model=Path(model).name,
+            command=samples.attrs["command"],
         )
     hint = " (--data names people's)" if source == SIMULATED else ""
     typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}{hint}")

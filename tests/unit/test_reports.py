@@ -145,7 +145,10 @@ def search_run(folder, group):
 
 
 def search_asymmetry(folder, group):
-    displays = [experiments.lighting(n_per_size=2), experiments.letters(n_per_size=2)]
+    displays = [
+        experiments.lighting(n_per_size=1, px_per_degree=15),
+        experiments.letters(n_per_size=1, px_per_degree=15),
+    ]
     study_asymmetries(PixelMatch(), displays, folder / "study", name="a <b>", n_resamples=20)
     return folder / "study" / "report.html"
 
@@ -345,7 +348,7 @@ class Slow:
 
 
 def test_asymmetries_are_claimed_beside_controls_only():
-    displays = [experiments.lighting(n_per_size=3)]
+    displays = [experiments.lighting(n_per_size=3, px_per_degree=15)]
     beside = measure_asymmetry(Slow(), displays, n_resamples=50)
     assert summarise_asymmetries(beside)[0] == (
         "model: beyond all controls, the condition that is harder for people is harder in 1 of 1 experiment (lighting)."
