@@ -128,7 +128,7 @@ def _facts(study: xr.Dataset) -> list[Fact]:
         note = name
         if study.sizes["dataset"] == 1:
             low, high = 100 * study.difference_ci.sel(pipeline=name).values[0]
-            note = f"{name}, {span(low, high, 1, signed=True)}" if np.isfinite(low) else name
+            note = f"{name}, {span(low, high, digits=1, signed=True)}" if np.isfinite(low) else name
         facts.append(Fact(label, f"{number(100 * np.nanmax(own.values), 1, signed=True)} points", note))
     return facts
 
@@ -147,7 +147,7 @@ def _effects(study: xr.Dataset) -> list[Block]:
             if role == "reference" or not np.isfinite(float(cell.difference)):
                 continue
             low, high = 100 * cell.difference_ci.values
-            note = span(low, high, 1, signed=True) if np.isfinite(low) else "one subject"
+            note = span(low, high, digits=1, signed=True) if np.isfinite(low) else "one subject"
             difference = Cell(number(100 * cell.difference, 1, signed=True), note)
             tests = [Cell(_p(cell[p])) for p in ("p", "p_fwe", "smallest_p")]
             rows.append([Cell(str(name)), Cell(str(pipeline), str(role)), difference, *tests])

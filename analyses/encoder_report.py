@@ -354,7 +354,7 @@ def _group_comparison(group: xr.Dataset, rule: str) -> list[Block]:
                     Cell(str(model)),
                     Cell(
                         number(float(cell.difference), 3, signed=True),
-                        span(low, high, 3, signed=True),
+                        span(low, high, digits=3, signed=True),
                     ),
                     *[Cell(number(float(cell[p]), 3)) for p in ("p", "p_fdr", "p_fwe", "smallest_p")],
                 ]
@@ -713,7 +713,7 @@ def _comparison(roi_scores: xr.Dataset, model: str | None, config: Mapping[str, 
                 Cell(roi),
                 Cell(str(cell.best_baseline.item())),
                 Cell(number(float(cell.difference), 3, signed=True)),
-                Cell(span(low, high, 3, signed=True)),
+                Cell(span(low, high, digits=3, signed=True)),
                 Cell(winner or "neither"),
             ]
         )
@@ -871,7 +871,7 @@ def _masking(masking: xr.Dataset | None) -> list[Block]:
         ]
         excess = Cell(
             number(float(query.mean_excess.sel(control="random")), 3, signed=True),
-            span(low, high, 3, signed=True),
+            span(low, high, digits=3, signed=True),
         )
         verdict = Cell("explanatory" if named else "not shown to explain")
         rows.append([Cell(name), Cell(number(float(query.correlation))), *drops, excess, verdict])
@@ -1182,7 +1182,7 @@ def _facts(roi_scores: xr.Dataset, model: str | None) -> list[Fact]:
         Fact(
             "Difference in r",
             number(float(cell.difference), 3, signed=True),
-            span(low, high, 3, signed=True),
+            span(low, high, digits=3, signed=True),
         ),
     ]
     if np.isfinite(float(cell.r2_over_ceiling)):

@@ -168,7 +168,9 @@ def _correlation(a: NDArray[np.float64], b: NDArray[np.float64]) -> NDArray[np.f
     """Pearson correlation over the last axis; NaN where one is constant."""
     a, b = a - a.mean(-1, keepdims=True), b - b.mean(-1, keepdims=True)
     length = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
-    return np.divide((a * b).sum(-1), length, out=np.full(length.shape, np.nan), where=length > 1e-15)
+    r: NDArray[np.float64] = np.full(length.shape, np.nan)
+    np.divide((a * b).sum(-1), length, out=r, where=length > 1e-15)
+    return r
 
 
 def _finding(summary: xr.Dataset, names: list[str]) -> str:
@@ -191,7 +193,8 @@ def _map_blocks(maps: xr.DataArray, images: Images) -> list[Block]:
     pixels = np.stack([images[i] for i in range(n_images)])
     limit = figures.attention_limit(over)
     all_images = shown.mean("stimulus").expand_dims("stimulus", axis=1)
-    charts, means = [], []
+    charts: list[Chart] = []
+    means: list[Chart] = []
     for first in range(0, n_queries, _ROW):
         some = slice(first, first + _ROW)
         names = listed(figures.query_names(over.isel(query=some)))
@@ -231,7 +234,9 @@ def _summary_blocks(summary: xr.Dataset, maps: xr.DataArray, names: list[str]) -
     for i, name in enumerate(names):
         one = summary.isel(query=i)
         extent = (
-            span(*100 * one.extent_interval, 0) if np.isfinite(one.extent_interval).all() else "one image"
+            span(*100 * one.extent_interval, digits=0)
+            if np.isfinite(one.extent_interval).all()
+            else "one image"
         )
         place = span(*one.same_place_interval) if np.isfinite(one.same_place_interval).all() else ""
         row = [Cell(name), Cell(_percent(one.extent), extent), Cell(number(one.same_place), place)]

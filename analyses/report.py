@@ -292,7 +292,7 @@ def number(value: Any, digits: int = 2, *, signed: bool = False) -> str:
     return text.replace("-", "−")
 
 
-def span(low: Any, high: Any, digits: int = 2, *, signed: bool = False) -> str:
+def span(low: Any, high: Any, *, digits: int = 2, signed: bool = False) -> str:
     """Return an interval as reports write it.
 
     Examples

@@ -152,7 +152,11 @@ def write_samples_report(
         "average. The paths are a model's; nothing here was measured on people."
     ]
     facts = [
-        Fact("Fixations a path", number(lengths.mean(), 1), span(*np.percentile(lengths, [2.5, 97.5]), 0)),
+        Fact(
+            "Fixations a path",
+            number(lengths.mean(), 1),
+            span(*np.percentile(lengths, [2.5, 97.5]), digits=0),
+        ),
         Fact(
             "Bits of choice a fixation",
             number(samples.entropy.mean(), 2),
@@ -346,7 +350,7 @@ def summarise_scanpaths(comparison: xr.Dataset) -> list[str]:
         one = comparison.sel(model=name, other=AGAINST)
         gain = float(one.difference)
         low, high = (float(one.difference_interval.sel(bound=bound)) for bound in ("low", "high"))
-        interval = f"({span(low, high, 3)})"
+        interval = f"({span(low, high, digits=3)})"
         if low > 0:
             sentences.append(
                 f"{name} predicts better than the conditional logit: it gains {gain:.3f} bits per fixation {interval}."
@@ -546,4 +550,4 @@ def _settings(comparison: xr.Dataset) -> dict[str, Any]:
 
 
 def _range(one: xr.Dataset, name: str) -> str:
-    return span(*(one[f"{name}_interval"].sel(bound=bound) for bound in ("low", "high")), 3)
+    return span(*(one[f"{name}_interval"].sel(bound=bound) for bound in ("low", "high")), digits=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -187,7 +187,7 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
         for r, role in enumerate(part.role.values):
             line = part.sel(role=role).dropna("set_size", subset=["n_trials"])
             colour, marker = _MODELS[r], _MARKERS[r]
-            style = {"color": colour, "marker": marker, "ms": 4.5, "mew": 0, "lw": 1.4}
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4.5, "mew": 0, "lw": 1.4}
             slope = f"{float(line.slope):.2f} per item" if np.isfinite(line.slope) else "no slope"
             own.errorbar(
                 line.set_size,
