@@ -302,7 +302,7 @@ def open_features(features: Path | Mapping[str, Path] | None, recording: Recordi
 
 
 def rows_of(table: Any, rows: NDArray[np.intp]) -> Any:
-    """Return rows of an array, a view that reads rows of a store when they are asked for, or a mapping of these.
+    """Return rows of an array, a view that reads rows of a file when they are asked for, or a mapping of these.
 
     Examples
     --------
@@ -311,7 +311,8 @@ def rows_of(table: Any, rows: NDArray[np.intp]) -> Any:
     """
     if isinstance(table, Mapping):
         return {name: rows_of(part, rows) for name, part in table.items()}
-    return table[rows] if isinstance(table, np.ndarray) else Rows(table, rows)
+    in_memory = isinstance(table, np.ndarray) and not isinstance(table, np.memmap)
+    return table[rows] if in_memory else Rows(table, rows)
 
 
 def new_encoder(

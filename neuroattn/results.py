@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from neuroattn import __version__
 from neuroattn._checks import check_option, check_range
 
-__all__ = ["Scanpath", "label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
+__all__ = ["Scanpath", "filling", "label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
 
 UNIT_KINDS = ("vertex", "voxel", "neuron")
 HEMISPHERES = ("left", "right", "none")
@@ -228,6 +228,31 @@ def replacing(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def filling(path: str | Path) -> Iterator[Path]:
+    """Yield a folder to write results into: ``path`` where it holds something, else one that becomes it on success.
+
+    Folders above ``path`` are made. After an error or an interruption a new ``path`` is not there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "study" / "scores"
+    >>> with filling(target) as folder:
+    ...     write_json(folder / "config.json", {"seed": 0})
+    >>> [path.name for path in target.iterdir()]
+    ['config.json']
+    """
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        yield temporary
 
 
 def write_json(path: str | Path, content: Any) -> None:
