@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.lib import format as npy_format
 from numpy.typing import ArrayLike, NDArray
 from safetensors import SafetensorError
 
@@ -341,3 +342,21 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
     with h5py.File(content, "w") as file:
         yield file
     path.write_bytes(content.getbuffer())
+
+
+def new_npy(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Return a new npy file of float32 as a memory map, its space reserved where the system can do that.
+
+    A disk that is full is then an error here; later it would be a signal that ends the process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> new_npy(Path(tempfile.mkdtemp()) / "x.npy", (2, 3)).sum()
+    np.float32(0.0)
+    """
+    array = npy_format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

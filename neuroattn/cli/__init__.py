@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import sys
 
@@ -65,6 +66,11 @@ def main() -> None:
     except (ValueError, TypeError, OSError, ImportError, MemoryError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"Error: {message}", err=True)
+        sys.exit(2)
+    except RuntimeError as error:  # torch's way to say that memory is not enough
+        if not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        typer.echo(f"Error: memory is not enough: {str(error).splitlines()[0]}", err=True)
         sys.exit(2)
     if code == 130:  # what typer makes of Ctrl-C
         typer.echo("Interrupted; nothing half-written is left, and commands with --resume go on", err=True)

@@ -62,7 +62,8 @@ def tables(cells):
         for one in sorted(own, key=lambda one: (one.fault, one.outcome, one.part)):
             rows.setdefault((one.fault, one.outcome), []).append(f"`{one.part}`")
         n_parts = len({one.part for one in own})
-        text += f"\n## {title}\n\n{len(own)} cells, {n_parts} parts.\n\n| fault | outcome | where |\n| --- | --- | --- |\n"
+        text += f"\n## {title}\n\n{len(own)} cells, {n_parts} parts.\n\n"
+        text += "| fault | outcome | where |\n| --- | --- | --- |\n"
         shown = None
         for (fault, outcome), parts in rows.items():
             text += f"| {'' if fault == shown else fault} | {outcome} | {', '.join(parts)} |\n"

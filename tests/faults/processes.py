@@ -9,7 +9,9 @@ import os
 import resource
 import signal
 import sys
+import threading
 import time
+import traceback
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +24,7 @@ from neuroattn.datasets import read_images
 from neuroattn.encoding import FactorizedEncoder, FeatureStore, extract_features, features
 from neuroattn.results import label_rois
 
-MARGIN = 96 * 2**20  # what a process may take beyond what it has
+MARGIN = 128 * 2**20  # what a process may take beyond what it has
 
 
 def make_images(n=24):
@@ -64,6 +66,7 @@ def die(folder, at):
 
 def limit_memory():
     """Allow little more memory than is taken already; files that are mapped do not count."""
+    threading.stack_size(2**18)  # stacks count as memory, however little of them is used
     taken = next(
         int(line.split()[1]) * 1024
         for line in Path("/proc/self/status").read_text().splitlines()
@@ -107,6 +110,8 @@ def start(function, arguments):
         code = 0
     except SystemExit as end:
         code = end.code or 0
+    except BaseException:
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

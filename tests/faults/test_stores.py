@@ -18,6 +18,7 @@ from .processes import MARGIN, make_backbone, make_images
 
 KILLS = (1, 2, 4)  # the description, the first chunk, a later one
 TOGETHER = 3
+N_MAPS = 4800
 BOUNDED = "read in bounded memory"
 
 
@@ -29,13 +30,13 @@ def ends(tmp_path_factory):
     images = np.lib.format.open_memmap(folder / "images.npy", "w+", np.uint8, (1800, 256, 256, 3))
     images[::500] = 255
     images.flush()
-    maps = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (1200, 64, 32, 32))
-    maps[:] = rng.normal(size=(1, 64, 32, 32)) * rng.normal(size=(1200, 1, 1, 1))
+    maps = np.lib.format.open_memmap(folder / "features.npy", "w+", np.float32, (N_MAPS, 64, 16, 16))
+    maps[:] = rng.normal(size=(1, 64, 16, 16)) * rng.normal(size=(N_MAPS, 1, 1, 1))
     maps.flush()
-    np.save(folder / "responses.npy", rng.normal(size=(1200, 3)))
+    np.save(folder / "responses.npy", rng.normal(size=(N_MAPS, 3)))
     attrs = {"format": 1, "fingerprint": "", "backbone": {}, "pool": None, "image_digest": ""}
-    store = module._create(folder / "large", maps.shape, 8, "float32", attrs)
-    for start in range(0, 1200, 200):
+    store = module._create(folder / "large", maps.shape, 16, "float32", attrs)
+    for start in range(0, N_MAPS, 200):
         store[start : start + 200] = maps[start : start + 200]
     for path in (folder / "images.npy", folder / "features.npy"):
         assert path.stat().st_size > 2 * MARGIN
@@ -65,13 +66,16 @@ def whole(tmp_path):
 
 
 @pytest.mark.fault(
-    kind="verb", part="FeatureStore", fault="filled by three processes at once", outcome="all finish, one whole store"
+    kind="verb",
+    part="FeatureStore",
+    fault="filled by three processes at once",
+    outcome="all finish, one whole store",
 )
 def test_processes_fill_one_store_at_once(ends, whole):
     folder, codes, said = ends
     assert codes["together"] == [0] * TOGETHER, said
     (path,) = (folder / "cache").iterdir()
-    check_whole(path)
+    check_whole(folder / "cache")
     assert_array_equal(FeatureStore(path)[:], whole[:])
 
 
@@ -94,7 +98,10 @@ def test_killed_while_it_writes(ends, whole, at, monkeypatch):
 
 
 @pytest.mark.fault(
-    kind="verb", part="FeatureStore", fault="made by another process meanwhile", outcome="the other's chunks are used"
+    kind="verb",
+    part="FeatureStore",
+    fault="made by another process meanwhile",
+    outcome="the other's chunks are used",
 )
 def test_a_store_made_meanwhile_is_used(tmp_path, whole, monkeypatch):
     """The other process makes the store and fills it between our look for it and our own making."""
@@ -118,8 +125,16 @@ def test_a_store_made_meanwhile_is_used(tmp_path, whole, monkeypatch):
     "name",
     [
         cell("verb", "extract-features", "images larger than memory", BOUNDED, "images"),
-        cell("verb", "FeatureStore", "larger than memory", f"encoders trained in batches: {BOUNDED}", "store"),
-        cell("verb", "fit-encoder", "features file larger than memory", f"models trained in batches: {BOUNDED}", "factorized"),
+        cell(
+            "verb", "FeatureStore", "larger than memory", f"encoders trained in batches: {BOUNDED}", "store"
+        ),
+        cell(
+            "verb",
+            "fit-encoder",
+            "features file larger than memory",
+            f"models trained in batches: {BOUNDED}",
+            "factorized",
+        ),
     ],
 )
 def test_larger_than_memory(ends, name):

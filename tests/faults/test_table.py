@@ -8,9 +8,14 @@ from .cells import FOLDER, PAGE, Cell, tables
 
 def test_the_page_has_a_row_for_every_cell():
     done = subprocess.run(
-        [sys.executable, str(FOLDER / "cells.py"), "--check"], cwd=FOLDER.parents[1], capture_output=True, text=True
+        [sys.executable, str(FOLDER / "cells.py"), "--check"],
+        cwd=FOLDER.parents[1],
+        capture_output=True,
+        text=True,
     )
-    assert done.returncode == 0, f"{PAGE.name} is stale; run python tests/faults/cells.py\n{done.stdout}{done.stderr}"
+    assert done.returncode == 0, (
+        f"{PAGE.name} is stale; run python tests/faults/cells.py\n{done.stdout}{done.stderr}"
+    )
     counts = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if " cells, " in line]
     assert sum(int(line.split()[0]) for line in counts) >= 100
 

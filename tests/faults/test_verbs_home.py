@@ -31,9 +31,10 @@ print(json.dumps(said))
 DEMO = "fit-encoder --demo"
 WORKS = "works"
 BESIDE = "works; features are kept in OUT.features, which is said"
-CELLS = {DEMO: BESIDE, "extract-features": "one line that names the folder; --cache gives another"} | dict.fromkeys(
-    ("decode-eeg fit", "predict-scanpath sample", "search run", "make-data scanpaths"), WORKS
-)
+CELLS = {
+    DEMO: BESIDE,
+    "extract-features": "one line that names the folder; --cache gives another",
+} | dict.fromkeys(("decode-eeg fit", "predict-scanpath sample", "search run", "make-data scanpaths"), WORKS)
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +63,8 @@ def said(inputs, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "name", [cell("verb", name, "home that cannot be written", outcome, name) for name, outcome in CELLS.items()]
+    "name",
+    [cell("verb", name, "home that cannot be written", outcome, name) for name, outcome in CELLS.items()],
 )
 def test_home_cannot_be_written(said, name):
     folder, results = said

@@ -62,7 +62,10 @@ def test_a_file_has_the_name_of_the_results(verb, run, tmp_path):
     assert contents(tmp_path) == {"out": b"years of work"}
 
 
-KEPT = {"eval-encoder": "written beside them; they stay", "extract-features": "written beside them; they stay"}
+KEPT = {
+    "eval-encoder": "written beside them; they stay",
+    "extract-features": "written beside them; they stay",
+}
 KEPT |= {"make-data algonauts": "written beside them; they stay"}
 
 
@@ -92,11 +95,7 @@ def test_other_files_lie_where_results_should(verb, run, tmp_path):
 
 @pytest.mark.parametrize(
     "verb",
-    [
-        cell("verb", verb.name, "--resume of another study", REFUSED, verb)
-        for verb in VERBS
-        if verb.resume
-    ],
+    [cell("verb", verb.name, "--resume of another study", REFUSED, verb) for verb in VERBS if verb.resume],
 )
 def test_the_results_of_another_study_are_there(verb, run, whole):
     out, _ = whole(verb)
@@ -114,7 +113,9 @@ def test_the_results_of_another_study_are_there(verb, run, whole):
 @pytest.mark.parametrize(
     ("verb", "options"),
     [
-        cell("verb", name, "no network", "one line that names the file to give instead", BY_NAME[name], options)
+        cell(
+            "verb", name, "no network", "one line that names the file to give instead", BY_NAME[name], options
+        )
         for name, options in {
             "fit-encoder": "--backbone resnet18",
             "extract-features": "--backbone resnet18",

@@ -10,7 +10,7 @@ import pytest
 from .cells import cell
 from .conftest import Commits, full_disk
 from .outcomes import check_equal, check_whole, contents, files
-from .verbs import VERBS
+from .verbs import BY_NAME, VERBS
 
 NOTHING = "one line; nothing is left"
 RESUMED = "one line; what is there is whole, and the same command completes it"
@@ -58,7 +58,7 @@ def test_nothing_can_be_written(verb, run, tmp_path, inputs):
 def test_the_largest_file_cannot_be_written(verb, run, tmp_path, whole, inputs):
     largest = max(path.stat().st_size for path in files(whole(verb)[0]).values())
     before, out = contents(inputs), tmp_path / "out"
-    with full_disk(largest - 1):
+    with full_disk(largest * 9 // 10):  # reports name their folder, which is another one here
         code, err = run(verb.line(out))
     refused(code, err)
     assert contents(inputs) == before
@@ -68,13 +68,22 @@ def test_the_largest_file_cannot_be_written(verb, run, tmp_path, whole, inputs):
 @pytest.mark.parametrize(
     ("verb", "signum"),
     [
-        cell("verb", verb.name, name, outcome(verb, f"{IN_ORDER}; --resume completes it", IN_ORDER), verb, signum)
+        cell(
+            "verb",
+            verb.name,
+            name,
+            outcome(verb, f"{IN_ORDER}; --resume completes it", IN_ORDER),
+            verb,
+            signum,
+        )
         for verb in VERBS
         if verb.name != "extract-features"  # whose store commits chunks, not results
         for name, signum in {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}.items()
     ],
 )
-def test_stopped_just_before_half_of_its_results_have_their_names(verb, signum, run, tmp_path, whole, monkeypatch):
+def test_stopped_just_before_half_of_its_results_have_their_names(
+    verb, signum, run, tmp_path, whole, monkeypatch
+):
     out, n_commits = tmp_path / "out", whole(verb)[1]
     place = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a command that left it so would not stop
     try:
@@ -110,9 +119,30 @@ def read_only(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.mark.parametrize("verb", [cell("verb", verb.name, "read-only folder", NOTHING, verb) for verb in VERBS])
+@pytest.mark.parametrize(
+    "verb", [cell("verb", verb.name, "read-only folder", NOTHING, verb) for verb in VERBS]
+)
 def test_the_folder_is_read_only(verb, run, read_only):
     code, err = run(verb.line(read_only / "out"))
     refused(code, err)
     assert "Read-only file system" in err
     assert not list(read_only.iterdir())
+
+
+@pytest.mark.fault(
+    kind="verb",
+    part="make-data algonauts",
+    fault="disk full when an array is mapped",
+    outcome=NOTHING,
+)
+def test_a_mapped_array_has_no_space(run, tmp_path, monkeypatch):
+    """A map of a file has the disk's space only when it is written to, and then it is a signal that says no."""
+
+    def refuse(file, start, length):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "posix_fallocate", refuse)
+    code, err = run(BY_NAME["make-data algonauts"].line(tmp_path / "out"))
+    refused(code, err)
+    assert "No space left on device" in err
+    assert not files(tmp_path)

@@ -39,9 +39,7 @@ VERBS = [
         "eval-encoder",
         f"--encoder study {ARRAYS} --responses new_responses.npy --images new_images.npy --shuffles 19",
     ),
-    Verb(
-        "attention-maps", "--encoder study --images new_images.npy --overlays 1 --cache cache --device cpu"
-    ),
+    Verb("attention-maps", "--encoder study --images new_images.npy --overlays 1 --cache cache --device cpu"),
     Verb("make-data algonauts", SIMULATED),
     Verb("make-data nsd", f"{SIMULATED} --sessions 6"),
     Verb("make-data scanpaths", "--layout coco-search18 --scenes 3 --observers 2"),
@@ -57,7 +55,7 @@ VERBS = [
         "--device cpu",
         "--resume",
     ),
-    Verb("predict-scanpath sample", "objects.csv --size 480x360 --model fitted --n 2"),
+    Verb("predict-scanpath sample", "objects.csv --size 480x360 --target fork --model fitted --n 2"),
     Verb(
         "predict-scanpath fit",
         "arrays --target label --appearance none --dim 8 --layers 1 --epochs 1 --samples 1 --device cpu",
@@ -91,8 +89,10 @@ def write_inputs(folder):
         raw = mne.io.RawArray(1e-5 * rng.normal(size=(4, 5000)), info, verbose="error")
         raw.set_annotations(mne.Annotations(2 + 6 * np.arange(8), 4, ["T1", "T2"] * 4))
         raw.save(folder / "eeg" / f"{name}_raw.fif", verbose="error")
-    write_scanpaths(make_search_arrays(n_scenes=8, n_observers=2, seed=0), folder / "arrays", layout="coco-search18")
-    (folder / "objects.csv").write_text("x,y,width,height\n40,60,90,70\n200,30,60,80\n350,200,100,90\n")
+    write_scanpaths(
+        make_search_arrays(n_scenes=8, n_observers=2, seed=0), folder / "arrays", layout="coco-search18"
+    )
+    (folder / "objects.csv").write_text("x,y,width,height,label\n40,60,90,70,cup\n200,30,60,80,fork\n350,200,99,90,cup\n")
     Image.fromarray(images[0]).save(folder / "desk.png")
     Image.fromarray(images[0, :16, :16]).save(folder / "mug.png")
 
