@@ -37,7 +37,7 @@ from neuroattn.encoding import (
     load_backbone,
     load_encoder,
 )
-from neuroattn.results import provenance, write_netcdf
+from neuroattn.results import filling, provenance, write_netcdf
 
 
 @dataclass(frozen=True)
@@ -336,33 +336,33 @@ def evaluate_encoder(
         "not_applicable": "{}",
         "n_fitted": recording.n_stimuli - len(rows),
     }
-    Path(out).mkdir(parents=True, exist_ok=True)
     for dataset in (scores, roi_scores):
         dataset.attrs |= attrs
-    write_netcdf(Path(out) / "roi_scores.nc", roi_scores)
-    write_encoder_report(
-        Path(out) / "report.html",
-        scores=scores,
-        roi_scores=roi_scores,
-        config={
-            "command": command,
-            "dataset": recording.name,
-            "encoders": f"{folder}, fitted to {fits[0].recording}",
-            **_feature_names(fits),
-            "split": f"the stimuli of {recording.name} that no encoder was fitted to",
-            "seeds": seeds,
-            "n_train": len(fits[0].train),
-            "n_test": len(rows),
-            "n_bootstrap": N_RESAMPLES,
-            "notes": list(recording.notes),
-            "versions": installed_versions(*PACKAGES),
-            "durations": {"in all": time.monotonic() - started},
-        },
-        truth=recording.truth,
-        surface=recording.surface,
-        title="Fitted encoders on other stimuli",
-    )
-    write_netcdf(Path(out) / "scores.nc", scores)
+    with filling(out) as written:
+        write_netcdf(written / "roi_scores.nc", roi_scores)
+        write_encoder_report(
+            written / "report.html",
+            scores=scores,
+            roi_scores=roi_scores,
+            config={
+                "command": command,
+                "dataset": recording.name,
+                "encoders": f"{folder}, fitted to {fits[0].recording}",
+                **_feature_names(fits),
+                "split": f"the stimuli of {recording.name} that no encoder was fitted to",
+                "seeds": seeds,
+                "n_train": len(fits[0].train),
+                "n_test": len(rows),
+                "n_bootstrap": N_RESAMPLES,
+                "notes": list(recording.notes),
+                "versions": installed_versions(*PACKAGES),
+                "durations": {"in all": time.monotonic() - started},
+            },
+            truth=recording.truth,
+            surface=recording.surface,
+            title="Fitted encoders on other stimuli",
+        )
+        write_netcdf(written / "scores.nc", scores)
     return scores
 
 

@@ -16,7 +16,7 @@ from neuroattn.analyses.encoder_study import open_study
 from neuroattn.analyses.search_figures import plot_asymmetry, plot_search, plot_search_times
 from neuroattn.analyses.search_report import write_asymmetry_report, write_search_report
 from neuroattn.analyses.search_study import search_asymmetry, search_controls
-from neuroattn.results import Scanpath, provenance, replacing, write_json, write_netcdf
+from neuroattn.results import Scanpath, filling, provenance, replacing, write_json, write_netcdf
 from neuroattn.search import EccNet, Experiment, PixelMatch, RandomSearch, Searcher, SearchTrial
 from neuroattn.search.running import describe_model
 
@@ -77,9 +77,8 @@ def search_image(
     path = model.search_batch([trial], seed=seed, return_maps=True)[0]
     maps = np.asarray(path.attrs["maps"])
     beside = {} if path.found is None else search_blindly(model, trial, seed=seed)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as folder:
-        (folder / "maps").mkdir(parents=True)
+    with filling(out) as folder:
+        (folder / "maps").mkdir()
         table = path.to_frame()
         table.insert(0, "fixation", range(len(table)))
         table.to_csv(folder / "fixations.csv", index=False)

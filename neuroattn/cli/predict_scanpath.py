@@ -114,7 +114,7 @@ def sample(
     """
     from neuroattn.analyses.scanpath_figures import plot_scanpath
     from neuroattn.analyses.scanpath_report import write_samples_report
-    from neuroattn.results import replacing, write_netcdf
+    from neuroattn.results import filling, write_netcdf
     from neuroattn.scanpath import sampled_scanpaths
 
     if out.exists():
@@ -138,13 +138,12 @@ def sample(
     paths = sampled_scanpaths(samples, scene)
     first = paths[:3]
     groups = {f"first {len(first)} of {n} samples": first} | ({f"all {n}": paths} if n > len(first) else {})
-    with replacing(out) as temporary:
-        temporary.mkdir()
-        table.to_csv(temporary / "scanpaths.csv", index=False)
-        write_netcdf(temporary / "scanpaths.nc", samples)
-        plot_scanpath(scene, groups).savefig(temporary / "scanpaths.png", dpi=150, facecolor="white")
+    with filling(out) as folder:
+        table.to_csv(folder / "scanpaths.csv", index=False)
+        write_netcdf(folder / "scanpaths.nc", samples)
+        plot_scanpath(scene, groups).savefig(folder / "scanpaths.png", dpi=150, facecolor="white")
         write_samples_report(
-            temporary / "report.html",
+            folder / "report.html",
             samples,
             scene,
             model=Path(model).name,
