@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 export PYTHONSAFEPATH := 1
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
-.PHONY: help demo test check docs compare-attention bench bench-gpu lint wheel clean
+.PHONY: help demo test check docs compare-attention bench bench-gpu lint wheel release-check clean
 
 help:  ## list the commands
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/'
@@ -16,7 +16,7 @@ help:  ## list the commands
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
-$(VENV)/installed-%: $(BIN)/python pyproject.toml
+$(VENV)/installed-%: $(BIN)/python pyproject.toml neuroattn/__init__.py
 	$(BIN)/python -m pip install -q $(PIP_OPTIONS) -e '.[$*]'
 	@touch $@
 
@@ -58,7 +58,11 @@ else
 endif
 
 wheel: $(VENV)/installed-dev  ## build sdist and wheel into dist/
+	rm -rf dist
 	$(BIN)/python -m build
+
+release-check: wheel  ## try the built wheel and sdist, each in a fresh environment
+	for file in dist/*; do $(BIN)/python tests/layout/check_release.py $$file || exit 1; done
 
 clean:  ## remove what was built, the environment included
 	rm -rf $(VENV) build dist demo docs/_build docs/generated *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -179,10 +179,13 @@ def _path_blocks(model: EccNet, trial: SearchTrial, scanpath: Scanpath, lengths:
     n_drawn = min(len(scanpath.attrs["maps"]), N_MAPS)
     caption = (
         "The image with its fixations in their order, 0 the first, and the target"
-        f"{', outlined where it is' if trial.target_mask is not None else ''}. Below, the "
-        f"{'map' if n_drawn == 1 else f'first {n_drawn} maps'} from which saccades were chosen, black to white between "
-        "the extremes of each; the cross is the gaze then."
+        f"{', outlined where it is' if trial.target_mask is not None else ''}."
     )
+    if n_drawn:
+        caption += (
+            f" Below, the {'map' if n_drawn == 1 else f'first {n_drawn} maps'} from which saccades were chosen, black "
+            "to white between the extremes of each; the cross is the gaze then."
+        )
     svg = to_svg(
         plot_search(model, trial, scanpath), "Fixations on the image, and the maps they were chosen from"
     )

@@ -76,6 +76,8 @@ def search_image(
     check_new(out)
     path = model.search_batch([trial], seed=seed, return_maps=True)[0]
     maps = np.asarray(path.attrs["maps"])
+    if not len(maps):  # the target lies where the search began
+        maps = maps.reshape(0, 0, 0)
     beside = {} if path.found is None else search_blindly(model, trial, seed=seed)
     with filling(out) as folder:
         (folder / "maps").mkdir()

@@ -54,7 +54,8 @@ def load_book_covers(
 
     References
     ----------
-    .. [1] Fang, Yu, Zhang & Ban (2024). OAT: object-level attention transformer for gaze scanpath prediction. ECCV.
+    .. [1] Fang, Yu, Zhang, van der Lans & Shi (2024). OAT: object-level attention transformer for gaze scanpath
+       prediction. ECCV.
 
     Examples
     --------

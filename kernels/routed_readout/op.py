@@ -207,7 +207,7 @@ def routed_readout(h: Tensor, weight: Tensor, bias: Tensor | None, routing: Rout
 
     References
     ----------
-    .. [1] Adeli, Minni & Kriegeskorte (2025). Transformer brain encoders explain human high-level visual
+    .. [1] Adeli, Sun & Kriegeskorte (2025). Transformer brain encoders explain human high-level visual
        responses. NeurIPS.
 
     Examples

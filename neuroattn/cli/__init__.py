@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import sys
+import warnings
 
 import typer
 
@@ -55,6 +56,8 @@ def register_verbs() -> None:
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system stops it as Ctrl-C does
+    # Raised while braindecode is imported; those who run a command can do nothing about it.
+    warnings.filterwarnings("ignore", "Montage name 'standard_10", FutureWarning)
     register_verbs()
     try:
         code = app(standalone_mode=False)

@@ -1,4 +1,4 @@
-"""``neuroattn cite``: what to cite for a model."""
+"""``neuroattn cite``: what to cite for a model, layer or metric."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from neuroattn import __version__
-from neuroattn._references import MODELS, references_of
+from neuroattn._references import KINDS, references_of
 from neuroattn.cli import app
 
 
@@ -16,21 +16,23 @@ def cite(
     models: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODEL]...", help="Names as the commands have them; all are listed without any."
+            metavar="[MODEL]...", help="Models, layers and metrics; all names are listed without any."
         ),
     ] = None,
     bibtex: Annotated[bool, typer.Option("--bibtex", help="BibTeX entries.")] = False,
 ) -> None:
-    """Print what to cite for models.
+    """Print what to cite for models, layers and metrics.
 
     Example: neuroattn cite attention ridge
 
-    Example: neuroattn cite basenet+eca --bibtex
+    Example: neuroattn cite basenet+eca multimatch --bibtex
     """
     if not models:
-        typer.echo("Models: " + ", ".join(MODELS))
+        for kind, names in KINDS.items():
+            typer.echo(f"{kind}: {', '.join(names)}")
         return
-    found = list(dict.fromkeys(reference for name in models for reference in references_of(name)))
+    by_model = {name: references_of(name) for name in models}
+    found = list(dict.fromkeys(reference for references in by_model.values() for reference in references))
     if bibtex:
         title = "neuroattn: attention models of neuroscience and cognitive science"
         typer.echo(
@@ -41,5 +43,7 @@ def cite(
             typer.echo(reference.bibtex)
         return
     typer.echo(f"The neuroattn developers. neuroattn {__version__} [software].")
+    for name in (name for name, references in by_model.items() if not references):
+        typer.echo(f"{name} comes from no paper: cite neuroattn alone.")
     for reference in found:
         typer.echo(reference.text + (f" https://doi.org/{reference.doi}" if reference.doi else ""))

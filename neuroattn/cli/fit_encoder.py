@@ -403,7 +403,8 @@ def print_plan(
     n_fits = len(folds) if len(folds) > 1 else n_seeds
     n_train = len(folds[0].train)
     typer.echo(
-        f"split {split}: {n_train} stimuli to fit, {len(folds[0].test)} to test, {n_fits} fits a network"
+        f"split {split}: {n_train} stimuli to fit, {len(folds[0].test)} to test, "
+        f"{n_fits} fit{'s' * (n_fits > 1)} of each network"
     )
     shapes = feature_shapes(recording, network, pool)
     columns, reasons = list_columns(models, shapes)

@@ -60,7 +60,7 @@ def make_algonauts(
             recording = _simulate(network, cache, n_train, n_test, sessions, seed + number - 1, progress)
             write_algonauts(recording, out, number)
         progress.update("subjects", len(numbers), len(numbers))
-    typer.echo(f"Simulated subjects {', '.join(map(str, numbers))} in {out}")
+    typer.echo(f"Simulated subject{'s' * (len(numbers) > 1)} {', '.join(map(str, numbers))} in {out}")
 
 
 @make_data_app.command("nsd")

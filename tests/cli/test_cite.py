@@ -1,17 +1,49 @@
 """cite: every model has its paper, and the entries are whole."""
 
+import inspect
 import re
 import sys
+from functools import partial
 
 import pytest
 
 import neuroattn.cli
-from neuroattn._references import MODELS, REFERENCES, references_of
+from neuroattn import eeg, encoding, metrics, scanpath, search
+from neuroattn._references import KINDS, MODELS, REFERENCES, references_of
 from neuroattn.analyses.fits import MODELS as ENCODERS
-from neuroattn.attention import GATES
+from neuroattn.analyses.scanpath_runs import SIMPLE_MODELS
+from neuroattn.attention import ATTENTIONS, GATES
 from neuroattn.eeg.baselines import BASELINES
 
-OWN = {"slow-signals"}  # a control of ours, from no paper
+#: What has no table of names of its own.
+OTHERS = {
+    "shared-attention": encoding.SharedBrainEncoder,
+    "basenet": eeg.BaseNet,
+    "oat": scanpath.ObjectAttentionTransformer,
+    "saliency-sampling": scanpath.SaliencySampling,
+    "gold-standard": scanpath.gold_standard,
+    "eccnet": search.EccNet,
+    "pixel-match": search.PixelMatch,
+    "random-search": search.RandomSearch,
+}
+METRICS = {name: getattr(metrics, name) for name in metrics.__all__ if name != "Simplification"}  # an option
+NAMED = {
+    "Encoders": ENCODERS,
+    "EEG decoders": dict.fromkeys(BASELINES, eeg.baseline),
+    "Channel attention": {
+        name: gate.func if isinstance(gate, partial) else gate for name, gate in GATES.items()
+    },
+    "Attention layers": ATTENTIONS,
+    "Scanpath models": {name: type(model) for name, model in SIMPLE_MODELS.items()},
+    "Metrics": METRICS,
+}
+CITED = [(name, item) for items in [*NAMED.values(), OTHERS] for name, item in items.items()]
+ENTRY = re.compile(r"\.\. \[\d\] (.+?) \((\d{4})\)")
+
+
+def families(authors):
+    """Return the families of "Fang, Yu & Shi" or "Fang et al."; the latter says no more than the first."""
+    return re.split(r", | & ", authors.removesuffix(" et al."))
 
 
 @pytest.fixture
@@ -25,9 +57,52 @@ def run(monkeypatch, capsys):
     return run
 
 
-def test_every_model_and_gate_can_be_cited():
-    assert {*ENCODERS, *GATES, *BASELINES} - OWN <= set(MODELS)
-    assert {key for keys in MODELS.values() for key in keys} <= set(REFERENCES)
+@pytest.mark.parametrize("kind", NAMED)
+def test_everything_with_a_name_can_be_cited(kind):
+    assert set(NAMED[kind]) <= set(KINDS[kind])
+
+
+def test_public_models_have_a_name_to_be_cited_by():
+    """A class is met under one name at least; faces and parts of models are cited as those."""
+    classes = {item for _, item in CITED}
+    faces = {"Encoder", "NetworkEncoder", "ScanpathModel", "PixelModel"}
+    for package in (encoding, scanpath, search):
+        for name in set(package.__all__) - faces:
+            item = getattr(package, name)
+            fits = inspect.isclass(item) and {"fit", "predict", "search"} & set(vars(item))
+            bases = (encoding.Encoder, scanpath.ScanpathModel)
+            if fits or (inspect.isclass(item) and issubclass(item, bases)):
+                assert item in classes, name
+
+
+def test_each_entry_is_used_and_exists():
+    cited = {key for keys in MODELS.values() for key in keys}
+    assert cited <= set(REFERENCES)
+    assert sum(map(len, KINDS.values())) - len(MODELS) == 1  # "probe", an encoder and a layer
+    assert KINDS["Encoders"]["probe"] == KINDS["Attention layers"]["probe"]
+
+
+@pytest.mark.parametrize(("name", "item"), CITED, ids=lambda value: value if isinstance(value, str) else "")
+def test_what_is_cited_is_the_first_reference_of_the_docstring(name, item):
+    entries = ENTRY.findall(inspect.getdoc(item) or "")
+    cited = {(reference.authors.split(" ")[0], str(reference.year)) for reference in references_of(name)}
+    if entries and item is not eeg.baseline:  # one function, several papers
+        authors, year = entries[0]
+        assert any(families(authors)[0].startswith(family.rstrip(",")) and year == y for family, y in cited)
+
+
+def test_authors_are_the_same_in_docstrings_and_entries():
+    checked = 0
+    for _, item in CITED:
+        for authors, year in ENTRY.findall(inspect.getdoc(item) or ""):
+            named = families(authors)
+            same = [r for r in REFERENCES.values() if r.authors.startswith(named[0]) and str(r.year) == year]
+            assert same, (authors, year)
+            assert any("et al." in r.authors or all(name in r.authors for name in named) for r in same), (
+                authors
+            )
+            checked += 1
+    assert checked > 40
 
 
 def test_text_names_the_software_and_each_paper_once(run):
@@ -48,7 +123,17 @@ def test_bibtex_entries_are_balanced_and_keyed(run):
 
 
 def test_without_a_model_the_names_are_listed(run):
-    assert run()[1].startswith("Models: attention, ")
+    listed = dict(line.split(": ", 1) for line in run()[1].splitlines())
+    assert {kind: names.split(", ") for kind, names in listed.items()} == {
+        k: list(v) for k, v in KINDS.items()
+    }
+
+
+def test_what_comes_from_no_paper_says_so(run):
+    _, out, _ = run("slow-signals", "eca")
+    lines = out.splitlines()
+    assert lines[1] == "slow-signals comes from no paper: cite neuroattn alone."
+    assert len(lines) == 3
 
 
 def test_unknown_models_are_refused_in_one_line(run):

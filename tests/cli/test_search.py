@@ -73,6 +73,16 @@ def test_a_search_leaves_fixations_maps_and_a_figure(run, pictures):
     assert "out mug must not exist yet" in err
 
 
+def test_a_target_that_lies_where_the_search_begins_is_found_without_a_map(run, pictures):
+    code, out, err = run(RUN + "--box 80,40,32,32 --start 96,56 --out mug")
+    assert (code, err) == (0, "")
+    assert "found after 0 saccades" in out
+    assert xr.load_dataarray(pictures / "mug/maps.nc", engine="h5netcdf").sizes["saccade"] == 0
+    assert len(pd.read_csv(pictures / "mug/fixations.csv")) == 1
+    assert (pictures / "mug/search.png").is_file()
+    assert not list((pictures / "mug/maps").iterdir())
+
+
 def test_a_mask_says_the_same_as_a_box(run, pictures):
     assert run(RUN + "--box 80,40,32,32 --out box")[0] == 0
     assert run(RUN + "--mask mask.png --out mask")[0] == 0

@@ -10,8 +10,11 @@ from pathlib import Path
 
 import pytest
 
+import neuroattn
+
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+VERSION = neuroattn.__version__
 LINKED = ("kernels", "datasets", "analyses")
 BUILD = "import sys; from setuptools import build_meta; print(getattr(build_meta, sys.argv[1])(sys.argv[2]))"
 
@@ -53,8 +56,13 @@ def tree(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def wheel(tree):
-    return contents(build("wheel", tree))
+def wheel_file(tree):
+    return build("wheel", tree)
+
+
+@pytest.fixture(scope="module")
+def wheel(wheel_file):
+    return contents(wheel_file)
 
 
 @pytest.fixture(scope="module")
@@ -63,8 +71,7 @@ def sdist(tree):
 
 
 def test_wheel_holds_the_package_and_nothing_else(wheel):
-    version = PROJECT["project"]["version"]
-    assert {name.split("/")[0] for name in wheel} == {"neuroattn", f"neuroattn-{version}.dist-info"}
+    assert {name.split("/")[0] for name in wheel} == {"neuroattn", f"neuroattn-{VERSION}.dist-info"}
     modules = {name for name in wheel if name.endswith(".py")}
     expected = {
         f"{package.replace('.', '/')}/{path.name}"
@@ -73,13 +80,13 @@ def test_wheel_holds_the_package_and_nothing_else(wheel):
     }
     assert modules == expected
     assert {"neuroattn/py.typed", "neuroattn/analyses/templates/report.html"} <= wheel.keys()
-    assert f"neuroattn-{version}.dist-info/licenses/LICENSE" in wheel
+    assert f"neuroattn-{VERSION}.dist-info/licenses/LICENSE" in wheel
 
 
 def test_sdist_holds_what_tests_and_docs_need(sdist):
     with tarfile.open(sdist) as archive:
         names = archive.getnames()
-    root = f"neuroattn-{PROJECT['project']['version']}"
+    root = f"neuroattn-{VERSION}"
     assert {name.split("/")[0] for name in names} == {root}
     wanted = (
         "kernels/__init__.py", "conftest.py", "Makefile", "tests/layout/test_distribution.py",
@@ -130,3 +137,34 @@ for name in {LINKED}:
         [sys.executable, "-I", "-S", "-c", code], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def check_release(distribution, *names):
+    """Run `make release-check` for one file; the versions that were tested last are those of one machine."""
+    script = ROOT / "tests" / "layout" / "check_release.py"
+    command = [sys.executable, str(script), str(distribution), *names]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_wheel_works_in_a_fresh_environment(wheel_file):
+    names = ("command", "doctor", "fit", "doctests", "types")
+    done = check_release(wheel_file, *names)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == [f"{wheel_file.name}: {name} ok" for name in names]
+
+
+@pytest.mark.parametrize(
+    ("name", "lacking", "said"),
+    [
+        ("types", "neuroattn/py.typed", "py.typed marker"),
+        ("command", f"neuroattn-{VERSION}.dist-info/entry_points.txt", "does not exist"),
+    ],
+)
+def test_wheel_that_lacks_a_file_is_refused(name, lacking, said, wheel, wheel_file, tmp_path):
+    with zipfile.ZipFile(tmp_path / wheel_file.name, "w") as archive:
+        for member, content in wheel.items():
+            if member != lacking:
+                archive.writestr(member, content)
+    done = check_release(tmp_path / wheel_file.name, name)
+    assert done.returncode == 1
+    assert said in done.stderr
