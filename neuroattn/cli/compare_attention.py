@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from neuroattn.cli import app
-from neuroattn.cli._display import progress_bars
+from neuroattn.cli._display import progress_bars, this_command
 from neuroattn.cli._options import MODEL, RUN, TRAINING, option
 
 
@@ -59,6 +59,8 @@ def compare_attention(
             steps=steps,
             resume=resume,
             workers=workers,
+            command=this_command(),
             progress=progress.update,
         )
     typer.echo(attention_layers_table(study))
+    typer.echo(f"Report: {out / 'report.html'}")

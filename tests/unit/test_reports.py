@@ -12,6 +12,7 @@ import xarray as xr
 
 from neuroattn import __version__
 from neuroattn.analyses import (
+    compare_attention_layers,
     compare_attentions,
     decode_trials,
     evaluate_encoder,
@@ -153,7 +154,14 @@ def search_asymmetry(folder, group):
     return folder / "study" / "report.html"
 
 
+def compare_attention(folder, group):
+    sizes = {"n_train": 64, "n_test": 16, "steps": 2, "width": 16, "depth": 1, "lengths": [16, 32]}
+    compare_attention_layers(["manar", "static"], out=folder / "study", n_seeds=2, **sizes)
+    return folder / "study" / "report.html"
+
+
 VERBS = [
+    compare_attention,
     fit_encoder,
     fit_encoder_of_a_group,
     eval_encoder,
