@@ -244,7 +244,7 @@ def write_layers_report(path: str | Path, study: xr.Dataset, *, command: str = "
                 [
                     ("Layers", listed(config["names"])),
                     ("Training", f"{config['n_train']:,} questions; {config['n_test']:,} of each test"),
-                    ("Network", f"{config['depth']} layers of {config['width']} channels"),
+                    ("Network", f"{plural(config['depth'], 'layer')} of {config['width']} channels"),
                     (
                         "Budget",
                         f"{config['steps']:,} steps of {config['batch_size']}, learning rate {config['lr']:g}",
@@ -379,8 +379,8 @@ def _methods(study: xr.Dataset, config: Mapping[str, Any]) -> Section:
     )
     seeds = range(config["seed"], config["seed"] + config["n_seeds"])
     text = [
-        f"Transformers of {config['depth']} layers of {config['width']} channels answered generated questions about "
-        f"scenes of objects, given as tokens. They differed in their attention: {layers}.",
+        f"Transformers of {plural(config['depth'], 'layer')} of {config['width']} channels answered generated questions "
+        f"about scenes of objects, given as tokens. They differed in their attention: {layers}.",
         f"All networks of a seed shared {config['n_train']:,} training questions, the order of the batches, "
         f"{config['steps']:,} steps of {config['batch_size']} questions, the optimiser (AdamW, highest learning rate "
         f"{config['lr']:g}) and the initial weights outside their attention; they differed in the number of "
