@@ -379,8 +379,8 @@ def _methods(study: xr.Dataset, config: Mapping[str, Any]) -> Section:
     )
     seeds = range(config["seed"], config["seed"] + config["n_seeds"])
     text = [
-        f"Transformers of {plural(config['depth'], 'layer')} of {config['width']} channels answered generated questions "
-        f"about scenes of objects, given as tokens. They differed in their attention: {layers}.",
+        f"Transformers of {plural(config['depth'], 'layer')} of {config['width']} channels answered generated "
+        f"questions about scenes of objects, given as tokens. They differed in their attention: {layers}.",
         f"All networks of a seed shared {config['n_train']:,} training questions, the order of the batches, "
         f"{config['steps']:,} steps of {config['batch_size']} questions, the optimiser (AdamW, highest learning rate "
         f"{config['lr']:g}) and the initial weights outside their attention; they differed in the number of "
