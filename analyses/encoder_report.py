@@ -792,7 +792,7 @@ def _attention(
     n_shown = min(4, attention.sizes["stimulus"])
     agreement = seed_agreement(attention)
     null = seed_agreement(attention, different_images=True)
-    outlines = _outlines(attention, truth)
+    outlines = cued_objects(attention, truth)
     rois, rule = _shown_rois(roi_scores, model, attention)
     wanted = [int(i) for roi in rois for i in np.flatnonzero(attention.roi.values == roi)]
     panels = []
@@ -921,8 +921,31 @@ def _shown_rois(roi_scores: xr.Dataset, model: str | None, attention: xr.DataArr
     )
 
 
-def _outlines(attention: xr.DataArray, truth: xr.Dataset | None) -> NDArray[np.bool_] | None:
-    """Object that drives each query's region in each image, shape (stimulus, query, y, x)."""
+def cued_objects(attention: xr.DataArray, truth: xr.Dataset | None) -> NDArray[np.bool_] | None:
+    """Return where the object is that drives each query's region in each image of a simulated subject.
+
+    Parameters
+    ----------
+    attention : DataArray
+        With coordinates ``stimulus``, and ``roi`` along ``query``.
+    truth : Dataset, optional
+        As in :func:`write_encoder_report`.
+
+    Returns
+    -------
+    bool array, shape (stimulus, query, y, x), or None
+        None where nothing of the kind was planted.
+
+    Examples
+    --------
+    >>> maps = xr.DataArray(np.zeros((1, 1)), dims=("stimulus", "query"),
+    ...                     coords={"stimulus": ["a"], "roi": ("query", ["FFA"])})
+    >>> masks = np.array([[[[True, False]], [[False, True]]]])
+    >>> truth = xr.Dataset({"object_mask": (("stimulus", "category", "y", "x"), masks), "cue": ("roi", ["house"])},
+    ...                    {"stimulus": ["a"], "category": ["face", "house"], "roi": ["FFA"]})
+    >>> cued_objects(maps, truth)[0, 0]
+    array([[False,  True]])
+    """
     if truth is None or "object_mask" not in truth or "cue" not in truth:
         return None
     masks = truth.object_mask.sel(stimulus=attention.stimulus.values)
@@ -1030,7 +1053,7 @@ def _planted(
 
 def _attention_on_objects(attention: xr.DataArray | None, truth: xr.Dataset | None) -> dict[str, float]:
     """Mean attention on the cued object as a multiple of uniform attention, by region."""
-    outlines = None if attention is None else _outlines(attention, truth)
+    outlines = None if attention is None else cued_objects(attention, truth)
     if attention is None or outlines is None:
         return {}
     maps = figures.relative_attention(attention)
