@@ -34,7 +34,7 @@ WRONG = {
     "fit-encoder": ("--split test=40", "must leave stimuli on both sides of 40"),
     "extract-features": ("--layers block99", "layer 'block99' is unknown"),
     "eval-encoder": ("--responses responses.npy", "has 40 stimuli"),
-    "attention-maps": ("--regions V9", "region must be one of 'V1', 'FFA-1', got 'V9'"),
+    "attention-maps": ("--model probe", "model must be one of"),
     "make-data algonauts": ("--n-train one", "Invalid value for '--n-train'"),
     "make-data nsd": ("--subject 9", "subject must be a whole number between 1 and 8, got 9"),
     "make-data scanpaths": ("--layout objar", "layout must be one of"),
@@ -126,6 +126,9 @@ def test_the_results_of_another_study_are_there(verb, run, whole):
 )
 def test_weights_cannot_be_downloaded(verb, options, run, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setattr(
+        "huggingface_hub.utils._http.time.sleep", lambda seconds: None
+    )  # before it tries again
     line = verb.line(tmp_path / "out").replace("--weights random", "").replace("--layers block1,block3", "")
     code, err = run(f"{line} {options}")
     refused(code, err)

@@ -65,7 +65,7 @@ VERBS = [
     Verb("search run", "desk.png mug.png --weights random --px-per-degree 16 --max-fixations 2"),
     Verb(
         "search asymmetry",
-        "--experiment lighting --trials 1 --weights random --resamples 20 --no-controls",
+        "--experiment lighting --trials 1 --backbone test_resnet --weights random --resamples 20 --no-controls",
         "--resume",
     ),
     Verb("compare-attention", "--attention inline --seeds 2 --steps 2 --n-train 64 --n-test 16", "--resume"),
@@ -92,7 +92,9 @@ def write_inputs(folder):
     write_scanpaths(
         make_search_arrays(n_scenes=8, n_observers=2, seed=0), folder / "arrays", layout="coco-search18"
     )
-    (folder / "objects.csv").write_text("x,y,width,height,label\n40,60,90,70,cup\n200,30,60,80,fork\n350,200,99,90,cup\n")
+    (folder / "objects.csv").write_text(
+        "x,y,width,height,label\n40,60,90,70,cup\n200,30,60,80,fork\n350,200,99,90,cup\n"
+    )
     Image.fromarray(images[0]).save(folder / "desk.png")
     Image.fromarray(images[0, :16, :16]).save(folder / "mug.png")
 
