@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from neuroattn._backbones import extract_layers
+
 from .cells import cell
 from .conftest import Commits, full_disk
 from .outcomes import check_equal, check_whole, contents, files
@@ -18,7 +20,7 @@ IN_ORDER = "exit code 130; nothing half-written is left"
 STOPPED_RESUMED = f"{IN_ORDER}; --resume completes it"
 
 
-def outcome(verb, resumed=RESUMED, nothing=NOTHING):
+def outcome(verb, resumed, nothing):
     return nothing if verb.resume is None else resumed
 
 
@@ -42,7 +44,7 @@ def completed(verb, out, whole, run):
 
 
 @pytest.mark.parametrize(
-    "verb", [cell("verb", verb.name, "disk full from the start", outcome(verb), verb) for verb in VERBS]
+    "verb", [cell("verb", verb.name, "disk full from the start", NOTHING, verb) for verb in VERBS]
 )
 def test_nothing_can_be_written(verb, run, tmp_path, inputs):
     before = contents(inputs)
@@ -54,7 +56,11 @@ def test_nothing_can_be_written(verb, run, tmp_path, inputs):
 
 
 @pytest.mark.parametrize(
-    "verb", [cell("verb", verb.name, "disk full at its largest file", outcome(verb), verb) for verb in VERBS]
+    "verb",
+    [
+        cell("verb", verb.name, "disk full at its largest file", outcome(verb, RESUMED, NOTHING), verb)
+        for verb in VERBS
+    ],
 )
 def test_the_largest_file_cannot_be_written(verb, run, tmp_path, whole, inputs):
     largest = max(path.stat().st_size for path in files(whole(verb)[0]).values())
@@ -108,6 +114,32 @@ def test_terminated_half_way(verb, stopped, run, tmp_path, whole):
 def test_interrupted_at_the_first_result(verb, stopped, tmp_path):
     stopped(verb.line(tmp_path / "out"), 1, signal.SIGINT)
     assert not files(tmp_path)
+
+
+@pytest.mark.fault(
+    kind="verb",
+    part="extract-features",
+    fault="SIGTERM in the middle",
+    outcome=f"{IN_ORDER}; a second call completes it",
+)
+def test_extraction_is_terminated(run, tmp_path, whole, monkeypatch):
+    verb, out, calls = BY_NAME["extract-features"], tmp_path / "out", []
+
+    def extract(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:  # the first image, a batch, and another
+            signal.raise_signal(signal.SIGTERM)
+        return extract_layers(*args, **options)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        with monkeypatch.context() as patch:
+            patch.setattr("neuroattn.encoding.features.extract_layers", extract)
+            code, err = run(verb.line(out))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert (code, err.splitlines()[-1][:11]) == (130, "Interrupted"), err
+    completed(verb, out, whole, run)
 
 
 @pytest.fixture
