@@ -344,7 +344,7 @@ def new_hdf5(path: Path) -> Iterator[h5py.File]:
     path.write_bytes(content.getbuffer())
 
 
-def new_npy(path: Path, shape: tuple[int, ...]) -> NDArray[np.float32]:
+def new_npy(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
     """Return a new npy file of float32 as a memory map, its space reserved where the system can do that.
 
     A disk that is full is then an error here; later it would be a signal that ends the process.

@@ -7,6 +7,8 @@ import signal
 
 import pytest
 
+from neuroattn._backbones import extract_layers
+
 from .cells import cell
 from .conftest import Commits, full_disk
 from .outcomes import check_equal, check_whole, contents, files
@@ -15,9 +17,10 @@ from .verbs import BY_NAME, VERBS
 NOTHING = "one line; nothing is left"
 RESUMED = "one line; what is there is whole, and the same command completes it"
 IN_ORDER = "exit code 130; nothing half-written is left"
+STOPPED_RESUMED = f"{IN_ORDER}; --resume completes it"
 
 
-def outcome(verb, resumed=RESUMED, nothing=NOTHING):
+def outcome(verb, resumed, nothing):
     return nothing if verb.resume is None else resumed
 
 
@@ -41,7 +44,7 @@ def completed(verb, out, whole, run):
 
 
 @pytest.mark.parametrize(
-    "verb", [cell("verb", verb.name, "disk full from the start", outcome(verb), verb) for verb in VERBS]
+    "verb", [cell("verb", verb.name, "disk full from the start", NOTHING, verb) for verb in VERBS]
 )
 def test_nothing_can_be_written(verb, run, tmp_path, inputs):
     before = contents(inputs)
@@ -53,7 +56,11 @@ def test_nothing_can_be_written(verb, run, tmp_path, inputs):
 
 
 @pytest.mark.parametrize(
-    "verb", [cell("verb", verb.name, "disk full at its largest file", outcome(verb), verb) for verb in VERBS]
+    "verb",
+    [
+        cell("verb", verb.name, "disk full at its largest file", outcome(verb, RESUMED, NOTHING), verb)
+        for verb in VERBS
+    ],
 )
 def test_the_largest_file_cannot_be_written(verb, run, tmp_path, whole, inputs):
     largest = max(path.stat().st_size for path in files(whole(verb)[0]).values())
@@ -65,37 +72,74 @@ def test_the_largest_file_cannot_be_written(verb, run, tmp_path, whole, inputs):
     completed(verb, out, whole, run)
 
 
+STOPPED = [
+    verb for verb in VERBS if verb.name != "extract-features"
+]  # whose store commits chunks, not results
+
+
+@pytest.fixture
+def stopped(run, monkeypatch):
+    """Run a command line that gets a signal just before some result gets its name."""
+
+    def stopped(line, at, signum):
+        before = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a command that left it so would not stop
+        try:
+            with monkeypatch.context() as patch:
+                patch.setattr("neuroattn.results.os", Commits(at, signum))
+                code, err = run(line)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert (code, err.splitlines()[-1][:11]) == (130, "Interrupted"), err
+
+    return stopped
+
+
 @pytest.mark.parametrize(
-    ("verb", "signum"),
+    "verb",
     [
-        cell(
-            "verb",
-            verb.name,
-            name,
-            outcome(verb, f"{IN_ORDER}; --resume completes it", IN_ORDER),
-            verb,
-            signum,
-        )
-        for verb in VERBS
-        if verb.name != "extract-features"  # whose store commits chunks, not results
-        for name, signum in {"Ctrl-C": signal.SIGINT, "SIGTERM": signal.SIGTERM}.items()
+        cell("verb", verb.name, "SIGTERM in the middle", outcome(verb, STOPPED_RESUMED, IN_ORDER), verb)
+        for verb in STOPPED
     ],
 )
-def test_stopped_just_before_half_of_its_results_have_their_names(
-    verb, signum, run, tmp_path, whole, monkeypatch
-):
+def test_terminated_half_way(verb, stopped, run, tmp_path, whole):
     out, n_commits = tmp_path / "out", whole(verb)[1]
-    place = signal.signal(signal.SIGTERM, signal.SIG_IGN)  # a command that left it so would not stop
+    stopped(verb.line(out), (n_commits + 1) // 2, signal.SIGTERM)
+    completed(verb, out, whole, run)
+
+
+@pytest.mark.parametrize(
+    "verb",
+    [cell("verb", verb.name, "Ctrl-C at the first result", IN_ORDER, verb) for verb in STOPPED],
+)
+def test_interrupted_at_the_first_result(verb, stopped, tmp_path):
+    stopped(verb.line(tmp_path / "out"), 1, signal.SIGINT)
+    assert not files(tmp_path)
+
+
+@pytest.mark.fault(
+    kind="verb",
+    part="extract-features",
+    fault="SIGTERM in the middle",
+    outcome=f"{IN_ORDER}; a second call completes it",
+)
+def test_extraction_is_terminated(run, tmp_path, whole, monkeypatch):
+    verb, out, calls = BY_NAME["extract-features"], tmp_path / "out", []
+
+    def extract(*args, **options):
+        calls.append(args)
+        if len(calls) == 3:  # the first image, a batch, and another
+            signal.raise_signal(signal.SIGTERM)
+        return extract_layers(*args, **options)
+
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
     try:
         with monkeypatch.context() as patch:
-            # The second half for one signal, the first for the other.
-            at = 1 + n_commits // (2 if signum == signal.SIGINT else 3)
-            patch.setattr("neuroattn.results.os", Commits(min(at, n_commits), signum))
+            patch.setattr("neuroattn.encoding.features.extract_layers", extract)
             code, err = run(verb.line(out))
-        assert (code, err.splitlines()[-1][:11]) == (130, "Interrupted"), err
-        completed(verb, out, whole, run)
     finally:
-        signal.signal(signal.SIGTERM, place)
+        signal.signal(signal.SIGTERM, before)
+    assert (code, err.splitlines()[-1][:11]) == (130, "Interrupted"), err
+    completed(verb, out, whole, run)
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ VERBS = [
     Verb("search run", "desk.png mug.png --weights random --px-per-degree 16 --max-fixations 2"),
     Verb(
         "search asymmetry",
-        "--experiment lighting --trials 1 --weights random --resamples 20 --no-controls",
+        "--experiment lighting --trials 1 --backbone test_resnet --weights random --resamples 20 --no-controls",
         "--resume",
     ),
     Verb("compare-attention", "--attention inline --seeds 2 --steps 2 --n-train 64 --n-test 16", "--resume"),
