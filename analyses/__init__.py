@@ -7,9 +7,10 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from neuroattn.analyses.demo import Demo, load_demo
+from neuroattn.analyses.encoder_report import seed_agreement, write_encoder_report
 from neuroattn.analyses.encoder_study import run_encoder_study
 from neuroattn.analyses.fitted import evaluate_encoder, map_attention
-from neuroattn.analyses.report import seed_agreement, write_encoder_report
+from neuroattn.analyses.maps_report import write_maps_report
 from neuroattn.analyses.representations import representational_similarity
 from neuroattn.analyses.scanpath_figures import (
     plot_fixation_density,
@@ -17,7 +18,7 @@ from neuroattn.analyses.scanpath_figures import (
     plot_scanpath,
     plot_transitions,
 )
-from neuroattn.analyses.scanpath_report import write_scanpath_report
+from neuroattn.analyses.scanpath_report import write_samples_report, write_scanpath_report
 from neuroattn.analyses.scanpath_runs import evaluate_scanpath_models, fit_scanpath_model
 from neuroattn.analyses.scanpath_study import (
     compare_scanpath_models,
@@ -53,8 +54,14 @@ if TYPE_CHECKING:
         plot_attention_shifts,
         plot_decoder_profile,
     )
-    from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
-    from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
+    from neuroattn.analyses.search_figures import (
+        plot_asymmetry,
+        plot_displays,
+        plot_search,
+        plot_search_times,
+    )
+    from neuroattn.analyses.search_report import write_asymmetry_report
+    from neuroattn.analyses.search_run import search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
     from neuroattn.analyses.sinks import (
         attention_sinks,
@@ -93,7 +100,7 @@ _LAZY = {
     "plot_head_overlap": "head_ablation",
     "plot_patterns": "patterns",
     "plot_position_bias": "position",
-    "plot_search": "search_run",
+    "plot_search": "search_figures",
     "plot_search_times": "search_figures",
     "position_bias": "position",
     "read_trials": "decoder",
@@ -104,6 +111,7 @@ _LAZY = {
     "stimulus_driven_heads": "heads",
     "study_asymmetries": "search_run",
     "target_driven_heads": "heads",
+    "write_asymmetry_report": "search_report",
     "write_decoding_report": "decoding_report",
 }
 
@@ -167,8 +175,11 @@ __all__ = [
     "stimulus_driven_heads",
     "study_asymmetries",
     "target_driven_heads",
+    "write_asymmetry_report",
     "write_decoding_report",
     "write_encoder_report",
+    "write_maps_report",
+    "write_samples_report",
     "write_scanpath_report",
 ]
 

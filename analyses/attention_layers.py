@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Any
 
 import numpy as np
 import torch
-import typer
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -22,13 +21,11 @@ from neuroattn._checks import check_option, check_range
 from neuroattn.analyses.encoder_study import open_study
 from neuroattn.analyses.fits import Progress
 from neuroattn.analyses.grid import Job, check_workers, run_fits
+from neuroattn.analyses.layers_report import plot_attention_layers, write_layers_report
 from neuroattn.attention import ATTENTIONS, AttentionLayer, make_attention
 from neuroattn.datasets import make_gcog
 from neuroattn.metrics import paired_difference
 from neuroattn.results import provenance, replacing, write_json, write_netcdf
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 REFERENCE = "softmax"
 BAG = "bag of tokens"
@@ -61,6 +58,7 @@ def compare_attention_layers(
     lengths: Sequence[int] = LENGTHS,
     resume: bool = False,
     workers: int = 0,
+    command: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Train one small transformer with each attention on the questions of :func:`~neuroattn.datasets.make_gcog`.
@@ -76,7 +74,7 @@ def compare_attention_layers(
     names : sequence of str, default all of :data:`neuroattn.attention.ATTENTIONS`
         "softmax", to which all are compared, is always there.
     out : str or Path
-        Folder for ``study.nc``, ``table.md``, ``figure.png``, and the predictions of every network.
+        Folder for ``study.nc``, ``table.md``, ``figure.png``, ``report.html``, and the predictions of every network.
     n_seeds, seed : int, default 5, 0
         Seeds ``seed .. seed + n_seeds - 1``, of data, initial weights and order alike.
     n_train, n_test : int
@@ -93,6 +91,8 @@ def compare_attention_layers(
         Continue in ``out``: networks that are finished are not trained again.
     workers : int, default 0
         Processes of a local dask cluster that train; cost is measured in this process.
+    command : str
+        Shown in the report.
     progress : callable, optional
         Called with a stage, the steps done and of all steps.
 
@@ -165,7 +165,8 @@ def compare_attention_layers(
     with replacing(out / "table.md") as temporary:
         temporary.write_text(attention_layers_table(study))
     with replacing(out / "figure.png") as temporary:
-        plot_attention_layers(study).savefig(temporary, format="png", dpi=150)
+        plot_attention_layers(study).savefig(temporary, format="png", dpi=150, facecolor="white")
+    write_layers_report(out / "report.html", study, command=command)
     report_step("cost", 1, 1)
     return study
 
@@ -423,78 +424,6 @@ def attention_layers_table(study: xr.Dataset) -> str:
     return "\n".join(lines) + "\n"
 
 
-def plot_attention_layers(study: xr.Dataset) -> Figure:
-    """Draw accuracy by test with intervals over seeds, and time and memory by length.
-
-    Parameters
-    ----------
-    study : Dataset
-        From :func:`compare_attention_layers`.
-
-    Returns
-    -------
-    Figure
-
-    Examples
-    --------
-    >>> import tempfile
-    >>> study = compare_attention_layers(["inline"], out=Path(tempfile.mkdtemp()) / "study", n_seeds=2, n_train=64,
-    ...                                  n_test=16, steps=2, width=16, depth=1, lengths=[16, 32])
-    >>> [axes.get_title() for axes in plot_attention_layers(study).axes][:2]
-    ['familiar', 'distractor']
-    """
-    from matplotlib import colormaps
-    from matplotlib.figure import Figure
-    from matplotlib.ticker import NullFormatter, ScalarFormatter
-
-    names = study["layer"].values.tolist()
-    figure = Figure(figsize=(12, 8), layout="constrained")
-    halves: Any = figure.subfigures(2, 1, height_ratios=(1.15, 1))
-    top, bottom = halves
-    colours = {
-        "reference": "black",
-        "attention": "#1f6fb4",
-        "baseline": "#c4560a",
-        "control": "#777777",
-        "null": "#b0b0b0",
-    }
-    rows = np.arange(len(names))[::-1]
-    for axes, split in zip(top.subplots(1, len(TESTS), sharey=True), TESTS, strict=True):
-        at = study.sel(split=split)
-        for row, name in zip(rows, names, strict=True):
-            one = at.sel(layer=name)
-            colour = colours[one["role"].item()]
-            axes.plot(
-                100 * one["accuracy"], np.full(one.sizes["seed"], row), ".", color=colour, alpha=0.35, mew=0
-            )
-            axes.plot(100 * one["accuracy_ci"], [row, row], color=colour, lw=2)
-            axes.plot(100 * one["accuracy"].mean(), row, "o", color=colour, ms=5)
-        axes.axvline(100 * at["accuracy"].sel(layer=REFERENCE).mean(), color="black", lw=0.6, ls=":")
-        axes.set(title=split, xlabel="accuracy (%)", xlim=(0, 102), yticks=rows, yticklabels=names)
-        axes.grid(axis="x", alpha=0.3)
-    shades = colormaps["tab20"]
-    panels = (
-        ("layer_seconds", 1e3, "forward and backward (ms)"),
-        ("layer_bytes", 1e-6, "kept for backward (MB)"),
-    )
-    for axes, (variable, scale, label) in zip(bottom.subplots(1, len(panels)), panels, strict=True):
-        for i, name in enumerate(study["cost_layer"].values):
-            style: dict[str, Any] = (
-                {"color": "black", "lw": 2.5} if name == REFERENCE else {"color": shades(i)}
-            )
-            axes.plot(
-                study["length"], scale * study[variable].sel(cost_layer=name), "o-", ms=3, label=name, **style
-            )
-        axes.set_xscale("log", base=2)
-        axes.set_yscale("log")
-        axes.set(xlabel="tokens", ylabel=label, xticks=study["length"].values)
-        axes.xaxis.set_major_formatter(ScalarFormatter())
-        axes.xaxis.set_minor_formatter(NullFormatter())
-        axes.grid(alpha=0.3)
-    bottom.legend(*axes.get_legend_handles_labels(), loc="outside right center", frameon=False)
-    return figure
-
-
 def _build(
     name: str, width: int, depth: int, n_values: Sequence[int], n_tokens: int, n_answers: int
 ) -> nn.Module:
@@ -608,29 +537,3 @@ def _kept_bytes(layer: nn.Module, x: Tensor) -> int:
         out = layer(x, x, x, need_weights=False)[0]
     torch.autograd.backward(out.sum())
     return sum(kept.values())
-
-
-def main(
-    out: Annotated[Path, typer.Option(help="Folder of results.")],
-    seeds: Annotated[int, typer.Option(help="Networks of each layer.")] = 5,
-    steps: Annotated[int, typer.Option(help="Steps of each network.")] = 1_600,
-    workers: Annotated[int, typer.Option(help="Processes that train; 0 trains in this one.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue in the folder.")] = False,
-) -> None:
-    """Compare all attention layers, and write study.nc, table.md and figure.png."""
-    # Under its own name: workers cannot import what a command defines.
-    from neuroattn.analyses import attention_layers
-
-    study = attention_layers.compare_attention_layers(
-        out=out,
-        n_seeds=seeds,
-        steps=steps,
-        workers=workers,
-        resume=resume,
-        progress=lambda stage, done, total: typer.echo(f"{stage} {done}/{total}", err=True),
-    )
-    typer.echo(attention_layers_table(study))
-
-
-if __name__ == "__main__":
-    typer.run(main)

@@ -10,21 +10,24 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroattn import __version__
-from neuroattn._references import REFERENCES
 from neuroattn.analyses import figures
 from neuroattn.analyses.report import (
+    NO_INTERVALS,
     Block,
     Cell,
     Chart,
+    Citations,
     Fact,
     Figures,
-    Pairs,
-    Paragraph,
-    References,
     Section,
     Table,
+    listed_versions,
+    methods_section,
+    number,
+    plural,
     render_report,
+    run_section,
+    span,
 )
 
 _TUNING = {
@@ -57,7 +60,7 @@ def write_attention_report(path: str | Path, study: xr.Dataset, *, command: str 
     render_report(
         path,
         title="Channel attention compared for motor imagery",
-        subtitle=f"{_counted(n_subjects, 'subject')} of {', '.join(datasets)}; {_counted(config['n_seeds'], 'seed')}",
+        subtitle=f"{plural(n_subjects, 'subject')} of {', '.join(datasets)}; {plural(config['n_seeds'], 'seed')}",
         banner=None
         if band is not None and (band[0] or 0) >= 8
         else "Pipelines saw signals below 8 Hz, where evoked waves and eye movements follow the cue: no accuracy here "
@@ -68,8 +71,8 @@ def write_attention_report(path: str | Path, study: xr.Dataset, *, command: str 
             Section("What attention changes", _effects(study)),
             Section("Subject by subject", _subjects(study, datasets)),
             Section("Accuracy", _accuracy(study, datasets)),
-            Section("Methods", _methods(study, config)),
-            Section("What was run", _run(study, config, command)),
+            _run(study, config, command),
+            _methods(study, config),
         ],
     )
 
@@ -87,10 +90,10 @@ def summarise(study: xr.Dataset) -> list[str]:
             if names
         ]
         text.append(
-            f"{name}: of {_counted(n, 'attention')}, accuracy is {' and '.join(changed)} than without (95 % interval "
+            f"{name}: of {plural(n, 'attention')}, accuracy is {' and '.join(changed)} than without (95 % interval "
             "beyond zero, not corrected for their number)."
             if changed
-            else f"{name}: with none of {_counted(n, 'attention')} is accuracy clearly other than without."
+            else f"{name}: with none of {plural(n, 'attention')} is accuracy clearly other than without."
         )
         better = [str(p) for p in own.pipeline.values[_beyond(own, "baseline")[0]]]
         if better:
@@ -125,18 +128,17 @@ def _facts(study: xr.Dataset) -> list[Fact]:
         note = name
         if study.sizes["dataset"] == 1:
             low, high = 100 * study.difference_ci.sel(pipeline=name).values[0]
-            note = f"{name}, {low:+.1f} to {high:+.1f}" if np.isfinite(low) else name
-        facts.append(Fact(label, f"{100 * float(np.nanmax(own.values)):+.1f} points", note))
+            note = f"{name}, {span(low, high, digits=1, signed=True)}" if np.isfinite(low) else name
+        facts.append(Fact(label, f"{number(100 * np.nanmax(own.values), 1, signed=True)} points", note))
     return facts
 
 
 def _effects(study: xr.Dataset) -> list[Block]:
-    rule = (
-        "Accuracy minus that of the network without attention, paired within subjects, seeds averaged; intervals are "
-        "Student's t over subjects (95 %)."
-    )
     chart = Chart(
-        figures.to_svg(figures.plot_effects(study), "Differences to no attention"), "Differences.", rule
+        figures.to_svg(figures.plot_effects(study), "Differences to no attention"),
+        "Differences.",
+        "Accuracy minus that of the network without attention, paired within subjects, seeds averaged.",
+        "Lines: 95 % intervals of Student's t over subjects.",
     )
     rows = []
     for name in study.dataset.values:
@@ -145,14 +147,10 @@ def _effects(study: xr.Dataset) -> list[Block]:
             if role == "reference" or not np.isfinite(float(cell.difference)):
                 continue
             low, high = 100 * cell.difference_ci.values
-            note = f"{low:+.1f} to {high:+.1f}" if np.isfinite(low) else "one subject"
-            texts = [
-                f"{100 * float(cell.difference):+.1f}",
-                *(_p(cell[p]) for p in ("p", "p_fwe", "smallest_p")),
-            ]
-            rows.append(
-                [Cell(str(name)), Cell(str(pipeline), str(role)), Cell(texts[0], note), *map(Cell, texts[1:])]
-            )
+            note = span(low, high, digits=1, signed=True) if np.isfinite(low) else "one subject"
+            difference = Cell(number(100 * cell.difference, 1, signed=True), note)
+            tests = [Cell(_p(cell[p])) for p in ("p", "p_fwe", "smallest_p")]
+            rows.append([Cell(str(name)), Cell(str(pipeline), str(role)), difference, *tests])
     caption = (
         "Differences in points. p: sign flips of whole subjects, two-sided; corrected: of the largest t within "
         "attentions, baselines or the control; the smallest p is what so many subjects can attain."
@@ -163,7 +161,7 @@ def _effects(study: xr.Dataset) -> list[Block]:
     ]
     if study.sizes["dataset"] > 1:
         rows = [
-            [Cell(str(p)), Cell(f"{100 * float(d):+.1f}"), Cell(_p(q))]
+            [Cell(str(p)), Cell(number(100 * d, 1, signed=True)), Cell(_p(q))]
             for p, d, q in zip(
                 study.pipeline.values, study.combined_difference, study.combined_p, strict=True
             )
@@ -180,7 +178,12 @@ def _subjects(study: xr.Dataset, datasets: Sequence[str]) -> list[Block]:
         own = study.isel(subject=np.flatnonzero(study.dataset_of.values == name))
         svg = figures.to_svg(figures.plot_subjects(own), f"Accuracy of each subject of {name}")
         charts.append(
-            Chart(svg, f"{name}.", "Accuracy of each subject over all test trials, seeds averaged.")
+            Chart(
+                svg,
+                f"{name}.",
+                "Accuracy of each subject over all test trials, seeds averaged.",
+                NO_INTERVALS,
+            )
         )
     table = study.accuracy.mean("seed")
     rows = [
@@ -205,13 +208,14 @@ def _accuracy(study: xr.Dataset, datasets: Sequence[str]) -> list[Block]:
             )
             note = f"± {100 * spread:.1f} over seeds" if np.isfinite(spread) else ""
             cells = [Cell(_percent(one.accuracy.mean("seed").mean("subject")), note)]
-            cells += [Cell(_number(one[score].mean("seed").mean("subject"))) for score in scores[1:]]
+            cells += [Cell(number(one[score].mean("seed").mean("subject"), 3)) for score in scores[1:]]
             rows.append([Cell(name), Cell(str(pipeline), str(role)), *cells])
     columns = ["Data set", "Pipeline", "Accuracy", *("Kappa" if s == "kappa" else "AUC" for s in scores[1:])]
     return [Table("Means over subjects; ± is the standard deviation of that mean over seeds.", columns, rows)]
 
 
-def _methods(study: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
+def _methods(study: xr.Dataset, config: Mapping[str, Any]) -> Section:
+    cite = Citations()
     classifier = config["classifier"]
     band = classifier["band"]
     filtered = "unfiltered" if band is None else f"filtered to {band[0] or 0:g}-{band[1] or np.inf:g} Hz"
@@ -221,54 +225,44 @@ def _methods(study: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
     names = [str(p) for p in study.pipeline.values]
     control = "slow-signals" in names
     text = [
-        f"Motor imagery of {_counted(study.sizes['subject'], 'subject')} was decoded by BaseNet without attention and "
-        f"with {', '.join(config['attentions']) or 'none'} [1], beside "
+        f"Motor imagery of {plural(study.sizes['subject'], 'subject')} was decoded by BaseNet without attention and "
+        f"with {', '.join(config['attentions']) or 'none'} {cite('wimpff2024')}, beside "
         f"{', '.join(config['baselines']) or 'no baseline'}.",
         f"Trials were {filtered} and cut from {windows}{', for all pipelines but the control' if control else ''}.",
         _PROTOCOLS[config["protocol"]],
         f"Networks were trained for {classifier['n_epochs']} passes in batches of {classifier['batch_size']} with Adam "
         f"(learning rate {classifier['learning_rate']:g}, warm-up and half a cosine) and "
-        f"{_counted(config['n_seeds'], 'seed')}; nothing was stopped early or chosen by test accuracy.",
+        f"{plural(config['n_seeds'], 'seed')}; nothing was stopped early or chosen by test accuracy.",
         _TUNING[config["tuning"]],
         "Accuracies of seeds were averaged within subjects; differences to the network without attention were paired "
-        "within subjects, with Student's t intervals over subjects and sign-flip tests corrected by the largest t [2]. "
-        "Intervals are not corrected for the number of comparisons.",
+        "within subjects, with Student's t intervals over subjects and sign-flip tests corrected by the largest t "
+        f"{cite('nichols2002')}. Intervals are not corrected for the number of comparisons.",
     ]
     if study.sizes["dataset"] > 1:
         text.append(
-            "Data sets were combined by Stouffer's method with weights of the root of the number of subjects [3]."
+            "Data sets were combined by Stouffer's method with weights of the root of the number of subjects "
+            f"{cite('jayaram2018')}."
         )
-    versions = ", ".join(f"{name} {v}" for name, v in json.loads(study.attrs["versions"]).items())
-    text.append(f"Software: {versions}.")
-    cited = ["wimpff2024", "nichols2002", "jayaram2018"][: 3 if study.sizes["dataset"] > 1 else 2]
-    references = [REFERENCES[key] for key in cited]
-    return [Paragraph(" ".join(text), paste=True), References(references)]
+    seeds = range(config["seed"], config["seed"] + config["n_seeds"])
+    return methods_section(text, cite, seeds=seeds, versions=json.loads(study.attrs["versions"]))
 
 
-def _run(study: xr.Dataset, config: Mapping[str, Any], command: str) -> list[Block]:
+def _run(study: xr.Dataset, config: Mapping[str, Any], command: str) -> Section:
     rows = [
         ("Protocol", config["protocol"]),
         ("Options", config["tuning"]),
         ("Seeds", f"{config['seed']} to {config['seed'] + config['n_seeds'] - 1}"),
         ("Test trials a subject", f"{int(study.n_trials.min())} to {int(study.n_trials.max())}"),
         ("Time", f"{float(study.attrs['seconds']):.0f} s in the last call"),
-        ("neuroattn", __version__),
+        ("Versions", listed_versions(json.loads(study.attrs["versions"]))),
         ("Command", command),
     ]
-    return [Pairs([(name, value) for name, value in rows if value])]
+    return run_section(rows)
 
 
 def _percent(value: Any) -> str:
     return f"{100 * float(value):.1f} %"
 
 
-def _number(value: Any) -> str:
-    return f"{float(value):.3f}"
-
-
 def _p(value: Any) -> str:
     return f"{float(value):.3f}" if not float(value) < 0.001 else f"{float(value):.1g}"
-
-
-def _counted(n: int, noun: str) -> str:
-    return f"{n} {noun}" if n == 1 else f"{n} {noun}s"

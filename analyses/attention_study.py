@@ -7,7 +7,6 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -20,12 +19,12 @@ from sklearn.base import clone
 from sklearn.metrics import cohen_kappa_score, roc_auc_score
 from sklearn.model_selection import GroupKFold, StratifiedKFold
 
-from neuroattn import __version__
 from neuroattn._checks import check_option, check_range
 from neuroattn.analyses.attention_report import write_attention_report
 from neuroattn.analyses.encoder_study import open_study
 from neuroattn.analyses.fits import Progress
 from neuroattn.analyses.grid import Job, check_workers, run_fits
+from neuroattn.analyses.report import installed_versions
 from neuroattn.attention import GATES
 from neuroattn.datasets import Trials
 from neuroattn.datasets.eeg import band_filter
@@ -180,7 +179,7 @@ def compare_attentions(
         provenance(seed, plan.config),
         n_classes=plan.n_classes,
         seconds=time.monotonic() - started,
-        versions=json.dumps(versions()),
+        versions=json.dumps(installed_versions("braindecode", "mne", "pyriemann", "scikit-learn")),
     )
     write_netcdf(out / "study.nc", study)
     with replacing(out / "scores.csv") as temporary:
@@ -599,9 +598,3 @@ def estimate_cost(plan: StudyPlan) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(rows)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a methods section names."""
-    packages = ("torch", "braindecode", "mne", "pyriemann", "scikit-learn", "numpy")
-    return {"neuroattn": __version__} | {package: version(package) for package in packages}

@@ -3,32 +3,36 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from importlib.metadata import version
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from neuroattn import __version__
-from neuroattn._references import REFERENCES, Reference
 from neuroattn.analyses import decoding_figures as drawing
 from neuroattn.analyses.decoding import N_RESAMPLES, NETWORK
 from neuroattn.analyses.figures import to_svg
 from neuroattn.analyses.report import (
+    NO_INTERVALS,
     Block,
-    Bullets,
     Cell,
     Chart,
+    Citations,
     Fact,
     Figures,
-    Pairs,
     Paragraph,
-    References,
     Section,
     Table,
+    installed_versions,
+    listed,
+    listed_versions,
+    methods_section,
+    number,
+    plural,
     render_report,
+    run_section,
+    span,
 )
 
 NULL_TEXTS = {
@@ -41,12 +45,7 @@ PROTOCOL_TEXTS = {
     "leave-one-subject-out": "each subject was tested with all others for training",
     "subject-folds": "five groups of subjects were tested in turn",
 }
-_WIMPFF = REFERENCES["wimpff2024"]
-_BARACHANT = REFERENCES["barachant2013"]
-_BLANKERTZ = REFERENCES["blankertz2008"]
-_COMBRISSON = REFERENCES["combrisson2015"]
-_HAUFE = REFERENCES["haufe2014"]
-_MNE = REFERENCES["gramfort2013"]
+_PACKAGES = ("braindecode", "mne", "pyriemann", "scikit-learn")
 
 
 def write_decoding_report(
@@ -86,11 +85,10 @@ def write_decoding_report(
     >>> "tangent-space: not above chance" in page.read_text(encoding="utf-8")
     True
     """
-    n_subjects = scores.sizes["subject"]
     subtitle = [
         str(config.get("dataset", "")),
-        f"{n_subjects} subject{'s' if n_subjects > 1 else ''}",
-        f"{scores.sizes['trial']:,} trials",
+        plural(scores.sizes["subject"], "subject"),
+        plural(scores.sizes["trial"], "trial"),
         f"seed {scores.attrs['seed']}",
     ]
     render_report(
@@ -104,8 +102,8 @@ def write_decoding_report(
             Section("Which trials are confused", _confusion_blocks(scores)),
             Section("How much training it takes", _curve_blocks(scores)),
             Section("Where on the scalp", _map_blocks(maps or {}, info)),
-            Section("What was run", _run_blocks(scores, config)),
-            Section("Methods, ready to paste", _methods(scores, config, maps or {}, info)),
+            _run(scores, config),
+            _methods(scores, maps or {}, info),
         ],
     )
 
@@ -145,7 +143,7 @@ def summarise_decoding(scores: xr.Dataset) -> list[str]:
         names = [str(name) for name in scores.pipeline.values[leaks.values]]
         if names:
             sentences.append(
-                f"Before the cue, where there is nothing to decode, {_join(names)} "
+                f"Before the cue, where there is nothing to decode, {listed(names)} "
                 f"{'is' if len(names) == 1 else 'are'} above chance: the "
                 "recording, its filter or the order of trials gives labels away, and no other score can be trusted."
             )
@@ -158,10 +156,8 @@ def _facts(scores: xr.Dataset) -> list[Fact]:
         cell = scores.sel(pipeline=name, condition=scores.condition.values[0])
         if np.isfinite(cell.accuracy):
             low, high = cell.accuracy_ci.values
-            facts.append(
-                Fact(f"{name}, {cell.condition.item()}", _number(cell.accuracy), f"{low:.2f} to {high:.2f}")
-            )
-    facts.append(Fact("Adjusted chance level", _number(scores.adjusted_chance), "95 % point of guessing"))
+            facts.append(Fact(f"{name}, {cell.condition.item()}", number(cell.accuracy), span(low, high)))
+    facts.append(Fact("Adjusted chance level", number(scores.adjusted_chance), "95 % point of guessing"))
     return facts
 
 
@@ -181,7 +177,7 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
                 f"null 95 %: {limit:.2f}, p = {float(cell.p_value):.3f}" if np.isfinite(limit) else "no null"
             )
             above = value > (limit if np.isfinite(limit) else float(scores.adjusted_chance))
-            cells.append(Cell(_number(value), null, strong=above))
+            cells.append(Cell(number(value), null, strong=above))
         rows.append(cells)
     n = scores.sizes["permutation"]
     null = (
@@ -192,8 +188,9 @@ def _score_blocks(scores: xr.Dataset) -> list[Block]:
     chart = Chart(
         to_svg(drawing.plot_decoding_scores(scores), "Accuracy of every pipeline in every condition"),
         "Accuracy by condition.",
-        f"{_interval(scores)} {null}Solid line: chance. Dotted line: the accuracy that guessing reaches in 5 % of "
-        "experiments of this size.",
+        f"{null}Solid line: chance. Dotted line: the accuracy that guessing reaches in 5 % of experiments of this "
+        "size.",
+        _interval(scores),
     )
     table = Table(
         "Accuracy on held-out trials; in bold where it is above the 95 % point of its null, or above the adjusted "
@@ -215,7 +212,7 @@ def _confusion_blocks(scores: xr.Dataset) -> list[Block]:
     table = table[(table.sum(("true", "predicted")) > 0).values]
     svg = to_svg(drawing.plot_confusion(table), f"Confusion matrices in the condition {first}")
     caption = "Trials by true and predicted class; shade: share of the true class."
-    return [Figures([Chart(svg, f"Confusion, {first}.", caption)])]
+    return [Figures([Chart(svg, f"Confusion, {first}.", caption, NO_INTERVALS)])]
 
 
 def _curve_blocks(scores: xr.Dataset) -> list[Block]:
@@ -227,7 +224,7 @@ def _curve_blocks(scores: xr.Dataset) -> list[Block]:
         "one draw, so steps of a few points are noise."
     )
     svg = to_svg(drawing.plot_learning_curves(scores), "Accuracy by number of training trials")
-    return [Figures([Chart(svg, f"Learning curves, {first}.", caption)])]
+    return [Figures([Chart(svg, f"Learning curves, {first}.", caption, NO_INTERVALS)])]
 
 
 def _map_blocks(maps: Mapping[str, xr.DataArray], info: Any | None) -> list[Block]:
@@ -247,15 +244,15 @@ def _map_blocks(maps: Mapping[str, xr.DataArray], info: Any | None) -> list[Bloc
             f"class. Mean gates of classes differ by {values.attrs['gate_spread']:.3f} at most; where that is "
             "small, so is any difference between the maps."
         )
-        charts.append(Chart(to_svg(figure, f"Scalp maps of {name}"), f"{name}.", caption))
+        charts.append(Chart(to_svg(figure, f"Scalp maps of {name}"), f"{name}.", caption, NO_INTERVALS))
     return [Figures(charts)] if charts else []
 
 
-def _run_blocks(scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
+def _run(scores: xr.Dataset, config: Mapping[str, Any]) -> Section:
     resolved = _config(scores)
     rows = [
         ("Data", config.get("dataset")),
-        ("Subjects", _join(scores.subject.values)),
+        ("Subjects", listed(scores.subject.values, most=12)),
         ("Trials", f"{scores.sizes['trial']} ({_per_class(scores)})"),
         ("Channels", config.get("n_channels")),
         ("Sampling rate", f"{config['sfreq']:g} Hz" if "sfreq" in config else None),
@@ -264,28 +261,14 @@ def _run_blocks(scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
         ("Permutations", resolved["n_permutations"]),
         ("Epochs of networks", resolved["n_epochs"] if _networks(scores) else None),
         ("Seed", scores.attrs["seed"]),
-        ("Versions", _versions()),
+        ("Versions", listed_versions(installed_versions(*_PACKAGES))),
         ("Command", config.get("command")),
     ]
-    blocks: list[Block] = [Pairs([(name, str(value)) for name, value in rows if value is not None])]
-    if config.get("notes"):
-        blocks += [
-            Paragraph("Notes from reading the data:"),
-            Bullets([str(note) for note in config["notes"]]),
-        ]
-    return blocks
+    return run_section(rows, config.get("notes", ()))
 
 
-def _methods(
-    scores: xr.Dataset, config: Mapping[str, Any], maps: Mapping[str, xr.DataArray], info: Any | None
-) -> list[Block]:
-    references: list[Reference] = []
-
-    def cite(reference: Reference) -> str:
-        if reference not in references:
-            references.append(reference)
-        return f"[{references.index(reference) + 1}]"
-
+def _methods(scores: xr.Dataset, maps: Mapping[str, xr.DataArray], info: Any | None) -> Section:
+    cite = Citations()
     resolved = _config(scores)
     described = {
         "csp-lda": "six common spatial patterns with linear discriminant analysis {}",
@@ -293,7 +276,7 @@ def _methods(
         "slow-signals": "logistic regression on right-minus-left differences below 4 Hz as a control for cue-locked "
         "signals",
     }
-    cited = {"csp-lda": _BLANKERTZ, "tangent-space": _BARACHANT}
+    cited = {"csp-lda": "blankertz2008", "tangent-space": "barachant2013"}
     pipelines = []
     for name in map(str, scores.pipeline.values):
         if name in described:
@@ -301,12 +284,12 @@ def _methods(
         else:
             gate = name.partition("+")[2]
             network = f"BaseNet with {gate} attention" if gate else "BaseNet without attention"
-            pipelines.append(f"{network} {cite(_WIMPFF)}, trained for {resolved['n_epochs']} epochs")
+            pipelines.append(f"{network} {cite('wimpff2024')}, trained for {resolved['n_epochs']} epochs")
     first = resolved["conditions"][0]
-    controls = _join(f"{one['name']} ({_window(one)})" for one in resolved["conditions"][1:])
+    controls = listed(f"{one['name']} ({_window(one)})" for one in resolved["conditions"][1:])
     text = [
-        f"{scores.sizes['trial']} trials ({_per_class(scores)}) of {_plural(scores.sizes['subject'], 'subject')} were "
-        f"classified by {_join(pipelines)}.",
+        f"{scores.sizes['trial']} trials ({_per_class(scores)}) of {plural(scores.sizes['subject'], 'subject')} were "
+        f"classified by {listed(pipelines)}.",
         f"Signals were taken at {_window(first)}; every pipeline was also scored in the conditions {controls}."
         if controls
         else f"Signals were taken at {_window(first)}.",
@@ -318,15 +301,16 @@ def _methods(
     if resolved["n_permutations"]:
         text.append(
             f"Scores are compared with the 95 % point of {resolved['n_permutations']} permutations of the labels "
-            f"within each run ({NULL_TEXTS[resolved['null']]}), and"
+            f"within each run ({NULL_TEXTS[resolved['null']]}), and with the binomial adjusted chance level "
+            f"{cite('combrisson2015')}."
         )
-        text[-1] += f" with the binomial adjusted chance level {cite(_COMBRISSON)}."
     else:
-        text.append(f"Scores are compared with the binomial adjusted chance level {cite(_COMBRISSON)}.")
+        text.append(f"Scores are compared with the binomial adjusted chance level {cite('combrisson2015')}.")
     if maps and info is not None:
-        text.append(f"Scalp maps show patterns {cite(_HAUFE)}, drawn with MNE-Python {cite(_MNE)}.")
-    text.append(f"Software: neuroattn {__version__}, {_versions()}; seed {scores.attrs['seed']}.")
-    return [Paragraph(" ".join(text), paste=True), References(references)]
+        text.append(
+            f"Scalp maps show patterns {cite('haufe2014')}, drawn with MNE-Python {cite('gramfort2013')}."
+        )
+    return methods_section(text, cite, seeds=scores.attrs["seed"], versions=installed_versions(*_PACKAGES))
 
 
 def _interval(scores: xr.Dataset) -> str:
@@ -363,23 +347,3 @@ def _per_class(scores: xr.Dataset) -> str:
 
 def _networks(scores: xr.Dataset) -> list[str]:
     return [str(name) for name in scores.pipeline.values if str(name).startswith(NETWORK)]
-
-
-def _versions() -> str:
-    names = ("braindecode", "mne", "numpy", "pyriemann", "scikit-learn", "torch")
-    return ", ".join(f"{name} {version(name)}" for name in names)
-
-
-def _number(value: Any) -> str:
-    return f"{float(value):.2f}"
-
-
-def _plural(n: int, noun: str) -> str:
-    return f"{n} {noun}{'' if n == 1 else 's'}"
-
-
-def _join(names: Iterable[Any]) -> str:
-    listed = [str(name) for name in names]
-    if len(listed) > 12:
-        return f"{', '.join(listed[:12])} and {len(listed) - 12} more"
-    return listed[0] if len(listed) == 1 else f"{', '.join(listed[:-1])} and {listed[-1]}" if listed else ""

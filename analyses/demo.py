@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
+from neuroattn.analyses.encoder_report import cued_objects
 from neuroattn.analyses.fits import Progress, counting, fingerprint
 from neuroattn.analyses.fitted import FeatureSource, find_fits
-from neuroattn.analyses.report import _outlines
 from neuroattn.datasets import Recording, make_nsd_like
 from neuroattn.encoding import Backbone, BrainEncoder, extract_features, load_backbone, load_encoder
 from neuroattn.encoding.features import user_cache
@@ -59,7 +59,7 @@ class Demo(NamedTuple):
                 **{name: ("query", queries[name].to_numpy(str)) for name in ("roi", "hemisphere")},
             },
         )
-        masks = _outlines(labels, self.recording.truth)
+        masks = cued_objects(labels, self.recording.truth)
         return xr.DataArray(masks, dims=(*labels.dims, "y", "x"), coords=labels.coords, name="object")
 
 

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import platform
 import shutil
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +15,8 @@ import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
-from neuroattn import __version__
 from neuroattn._checks import check_option, check_range
+from neuroattn.analyses.encoder_report import PACKAGES, write_encoder_report, write_group_report
 from neuroattn.analyses.fits import (
     MIXTURES,
     MODELS,
@@ -38,7 +36,7 @@ from neuroattn.analyses.fits import (
 )
 from neuroattn.analyses.grid import Job, check_workers, run_fits
 from neuroattn.analyses.group import summarise_group
-from neuroattn.analyses.report import write_encoder_report, write_group_report
+from neuroattn.analyses.report import installed_versions
 from neuroattn.analyses.scores import (
     N_RESAMPLES,
     HeldOut,
@@ -521,7 +519,7 @@ def report_config(study: Study, started: float) -> dict[str, Any]:
         "n_test": len(study.held_out.rows),
         "n_bootstrap": N_RESAMPLES,
         "notes": list(study.data.recording.notes),
-        "versions": versions(),
+        "versions": installed_versions(*PACKAGES),
         "durations": {"in all": time.monotonic() - started},
         "not_applicable": study.reasons,
     }
@@ -669,9 +667,3 @@ def shown_truth(recording: Recording, shown: NDArray[np.intp]) -> xr.Dataset | N
     if truth is None or "stimulus" not in truth.dims:
         return truth
     return truth.isel(stimulus=shown)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that a methods section names."""
-    packages = ("torch", "numpy", "scikit-learn", "himalaya", "skorch", "timm", "nilearn", "xarray")
-    return {"neuroattn": __version__, "python": platform.python_version()} | {p: version(p) for p in packages}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+import time
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,18 @@ import xarray as xr
 from numpy.typing import NDArray
 
 from neuroattn._checks import check_option
-from neuroattn.analyses.fits import Progress, average_repeats, counting, family, pool_tokens, rows_of
-from neuroattn.analyses.scores import Prediction, score_predictions
+from neuroattn.analyses.encoder_report import PACKAGES, write_encoder_report
+from neuroattn.analyses.fits import (
+    ATTENTION_MODELS,
+    Progress,
+    average_repeats,
+    counting,
+    family,
+    pool_tokens,
+    rows_of,
+)
+from neuroattn.analyses.report import installed_versions
+from neuroattn.analyses.scores import N_RESAMPLES, Prediction, score_predictions
 from neuroattn.datasets import ImageFiles, Images, Recording
 from neuroattn.encoding import (
     Backbone,
@@ -26,7 +37,7 @@ from neuroattn.encoding import (
     load_backbone,
     load_encoder,
 )
-from neuroattn.results import provenance, write_netcdf
+from neuroattn.results import filling, provenance, write_netcdf
 
 
 @dataclass(frozen=True)
@@ -39,6 +50,10 @@ class Fit:
     label : str
         Its name along ``model``.
     seed : int
+    recording : str
+        Name of the recording that it was fitted to.
+    simulated : bool
+        Whether that recording was simulated.
     features : dict or None
         Where its features came from: of one store, or of every layer; None where a recording brought its own.
     pool : int, optional
@@ -49,9 +64,18 @@ class Fit:
     folder: Path
     label: str
     seed: int
+    recording: str
+    simulated: bool
     features: dict[str, Any] | None
     pool: int | None
     train: frozenset[str]
+
+    @property
+    def origins(self) -> list[dict[str, Any]]:
+        """Where its features came from, one entry a layer; none where a recording brought its own."""
+        if self.features is None:
+            return []
+        return [self.features] if "fingerprint" in self.features else list(self.features.values())
 
 
 def find_fits(folder: str | Path, *, only: str | None = None) -> list[Fit]:
@@ -90,6 +114,8 @@ def find_fits(folder: str | Path, *, only: str | None = None) -> list[Fit]:
                     path.parent,
                     stored["model"],
                     stored["seed"],
+                    stored["recording"],
+                    stored["simulated"],
                     stored["features"],
                     stored["pool"],
                     frozenset(stored["train"]),
@@ -163,7 +189,7 @@ class FeatureSource:
     Examples
     --------
     >>> source = FeatureSource(None, np.zeros((3, 8, 14, 14), "f4"), Path("unused"))
-    >>> source.of(Fit(Path("fit"), "attention", 0, None, 7, frozenset())).shape
+    >>> source.of(Fit(Path("fit"), "attention", 0, "cells", False, None, 7, frozenset())).shape
     (3, 8, 7, 7)
     """
 
@@ -218,6 +244,7 @@ def evaluate_encoder(
     n_shuffles: int = 1000,
     seed: int = 0,
     device: str = "cpu",
+    command: str = "",
     progress: Progress | None = None,
 ) -> xr.Dataset:
     """Score fitted encoders on the stimuli of a recording that they were not fitted to.
@@ -230,11 +257,13 @@ def evaluate_encoder(
     recording : Recording
         With the units of the fits, in their order.
     out : str or Path
-        Folder for ``scores.nc`` and ``roi_scores.nc``.
+        Folder for ``scores.nc``, ``roi_scores.nc`` and ``report.html``.
     cache : str or Path
         Folder of stored features.
     min_ceiling, n_shuffles, seed, device
         As for :func:`run_encoder_study`.
+    command : str
+        Shown in the report.
     progress : callable, optional
 
     Returns
@@ -262,6 +291,7 @@ def evaluate_encoder(
     >>> bool((scores.correlation > 0.9).all()), int(scores.attrs["n_fitted"])
     (True, 40)
     """
+    started = time.monotonic()
     fits = find_fits(folder)
     recording = average_repeats(recording)
     seen = frozenset[str]().union(*(fit.train for fit in fits))
@@ -273,6 +303,7 @@ def evaluate_encoder(
         )
     source = FeatureSource(recording.images, recording.features, Path(cache), device, progress)
     labels = list(dict.fromkeys(fit.label for fit in fits))
+    contender = _contender(folder, labels)
     seeds = sorted({fit.seed for fit in fits})
 
     def predict(label: str, one: int) -> Prediction:
@@ -290,6 +321,7 @@ def evaluate_encoder(
         seeds,
         rows,
         recording,
+        contender=contender,
         min_ceiling=min_ceiling,
         n_shuffles=n_shuffles,
         seed=seed,
@@ -300,15 +332,56 @@ def evaluate_encoder(
         **provenance(seed, config),
         "simulated": int(recording.simulated),
         "min_ceiling": min_ceiling,
+        "contender": contender or "",
         "not_applicable": "{}",
         "n_fitted": recording.n_stimuli - len(rows),
     }
-    Path(out).mkdir(parents=True, exist_ok=True)
     for dataset in (scores, roi_scores):
         dataset.attrs |= attrs
-    write_netcdf(Path(out) / "roi_scores.nc", roi_scores)
-    write_netcdf(Path(out) / "scores.nc", scores)
+    with filling(out) as written:
+        write_netcdf(written / "roi_scores.nc", roi_scores)
+        write_encoder_report(
+            written / "report.html",
+            scores=scores,
+            roi_scores=roi_scores,
+            config={
+                "command": command,
+                "dataset": recording.name,
+                "encoders": f"{folder}, fitted to {fits[0].recording}",
+                **_feature_names(fits),
+                "split": f"the stimuli of {recording.name} that no encoder was fitted to",
+                "seeds": seeds,
+                "n_train": len(fits[0].train),
+                "n_test": len(rows),
+                "n_bootstrap": N_RESAMPLES,
+                "notes": list(recording.notes),
+                "versions": installed_versions(*PACKAGES),
+                "durations": {"in all": time.monotonic() - started},
+            },
+            truth=recording.truth,
+            surface=recording.surface,
+            title="Fitted encoders on other stimuli",
+        )
+        write_netcdf(written / "scores.nc", scores)
     return scores
+
+
+def _contender(folder: str | Path, labels: Sequence[str]) -> str | None:
+    """Return the column that is compared with the others: the only attention, or that of the study."""
+    candidates = [label for label in labels if family(label) in ATTENTION_MODELS]
+    if len(candidates) > 1 and (Path(folder) / "scores.nc").is_file():
+        with xr.open_dataset(Path(folder) / "scores.nc", engine="h5netcdf") as study:
+            candidates = [label for label in candidates if label == study.attrs["contender"]]
+    return candidates[0] if len(candidates) == 1 else None
+
+
+def _feature_names(fits: Iterable[Fit]) -> dict[str, str]:
+    """Return the backbones and layers that fits read, as reports name them."""
+    configs = [origin["backbone"] for fit in fits for origin in fit.origins]
+    if not configs:
+        return {"backbone": "given features"}
+    names, layers = (dict.fromkeys(str(one[key]) for one in configs) for key in ("name", "layer"))
+    return {"backbone": ", ".join(names), "layer": ", ".join(layers)}
 
 
 def _loaded(fit: Fit, recording: Recording, device: str) -> Encoder:
@@ -367,6 +440,7 @@ def map_attention(
     -------
     DataArray, dims (seed, stimulus, query, [head,] y, x)
         float16 weights that sum to one over y and x, mean over folds; names of files or numbers along ``stimulus``.
+        The attribute ``simulated`` says whether the encoders were fitted to simulated responses.
 
     Raises
     ------
@@ -409,7 +483,19 @@ def map_attention(
         progress("maps", len(fits), len(fits))
     means = [sum(parts[1:], start=parts[0]) / len(parts) for parts in per_seed.values()]
     joined = xr.concat(means, dim=pd.Index(list(per_seed), name="seed"), coords="minimal", compat="override")
-    attrs = {"units": "share of attention", "model": fits[0].label} | provenance(0, {"encoders": str(folder)})
+    config = {
+        "encoders": str(folder),
+        "recording": fits[0].recording,
+        "n_train": len(fits[0].train),
+        "n_fits": len(fits),
+        **_feature_names(fits),
+    }
+    attrs = {
+        "units": "share of attention",
+        "model": fits[0].label,
+        "simulated": int(fits[0].simulated),
+        **provenance(0, config),
+    }
     return joined.astype(np.float16).assign_coords(stimulus=image_names(images)).assign_attrs(attrs)
 
 

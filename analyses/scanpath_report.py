@@ -1,35 +1,41 @@
-"""The report of a comparison of scanpath models: bits, finds, similarity, and what they are worth."""
+"""The reports of scanpath models: of their comparison, and of paths that one draws in a scene."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
+from scipy import stats
 
-from neuroattn import __version__
-from neuroattn._references import REFERENCES, Reference
 from neuroattn.analyses.figures import to_svg
 from neuroattn.analyses.report import (
+    NO_INTERVALS,
     Block,
     Cell,
     Chart,
+    Citations,
     Fact,
     Figures,
-    Pairs,
     Paragraph,
-    References,
     Section,
     Table,
+    installed_versions,
+    listed,
+    listed_versions,
+    methods_section,
+    number,
+    plural,
     render_report,
+    run_section,
+    span,
 )
 from neuroattn.analyses.scanpath_figures import plot_found_curve, plot_scanpath, plot_transitions
-from neuroattn.analyses.scanpath_study import ANCHORS, PEOPLE
-from neuroattn.datasets import ScanpathDataset
+from neuroattn.analyses.scanpath_study import ANCHORS, MEMORY_FULL, PEOPLE
+from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath
 from neuroattn.scanpath import ScanpathModel, sampled_scanpaths
 
@@ -37,6 +43,7 @@ from neuroattn.scanpath import ScanpathModel, sampled_scanpaths
 AGAINST = "conditional-logit"
 N_SHOWN = 3  # paths that are drawn with their order
 N_TRANSITIONS = 500  # samples whose transitions are drawn
+N_RESAMPLES = 1000  # of drawn paths
 _KNOWS = {
     "label": "was given the category of the target, and so which objects belong to it",
     "exemplar": "was shown another picture of the target, and neither its place nor its category",
@@ -83,9 +90,9 @@ def write_scanpath_report(
     """
     settings, shown, models = _settings(comparison), config or {}, models or {}
     counts = [
-        _plural(settings["n_trials"], "trial"),
-        _plural(settings["n_images"], "image"),
-        _plural(settings["n_observers"], "observer"),
+        plural(settings["n_trials"], "trial"),
+        plural(settings["n_images"], "image"),
+        plural(settings["n_observers"], "observer"),
     ]
     simulated = bool(comparison.attrs.get("simulated"))
     render_report(
@@ -99,11 +106,220 @@ def write_scanpath_report(
             Section("When the target is found", _found_blocks(comparison)),
             Section("How alike paths are", _similarity_blocks(comparison)),
             Section("One scene", _scene_blocks(dataset, models, comparison.attrs["seed"])),
-            Section("What was run", _run_blocks(comparison, shown)),
-            Section("Methods, ready to paste", _methods(comparison, models)),
+            _run(comparison, shown),
+            _methods(comparison, models),
         ],
         banner="The searches are simulated. Nothing here is evidence about people." if simulated else None,
     )
+
+
+def write_samples_report(
+    path: str | Path, samples: xr.Dataset, scene: ObjectScene, *, model: str, command: str = ""
+) -> None:
+    """Write the report of paths that a model draws in a scene.
+
+    Parameters
+    ----------
+    path : str or Path
+    samples : Dataset
+        Of :meth:`neuroattn.scanpath.ScanpathModel.sample`, with further attributes ``fitted_to``, what the model was
+        fitted to, and ``simulated`` (0 or 1), whether that was simulated.
+    scene : ObjectScene
+    model : str
+        Name of the model.
+    command : str
+        Shown in the report.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> from neuroattn.datasets import make_search_arrays
+    >>> from neuroattn.scanpath import ConditionalLogit
+    >>> data = make_search_arrays(n_scenes=8, n_observers=3, seed=0)
+    >>> scene = data.scene_of(0)
+    >>> samples = ConditionalLogit().fit(data).sample(scene, n=20, seed=0)
+    >>> page = Path(tempfile.mkdtemp()) / "report.html"
+    >>> samples = samples.assign_attrs(fitted_to="simulated searches", simulated=1)
+    >>> write_samples_report(page, samples, scene, model="conditional-logit")
+    >>> "nothing here was measured on people" in page.read_text(encoding="utf-8")
+    True
+    """
+    attrs, n = samples.attrs, samples.sizes["sample"]
+    lengths = samples.length.values
+    found = _found_by(samples, scene, model)
+    sentences = [
+        f"{plural(n, 'path')} of {plural(round(lengths.sum()), 'fixation')}, {number(lengths.mean(), 1)} on the "
+        "average. The paths are a model's; nothing here was measured on people."
+    ]
+    facts = [
+        Fact(
+            "Fixations a path",
+            number(lengths.mean(), 1),
+            span(*np.percentile(lengths, [2.5, 97.5]), digits=0),
+        ),
+        Fact(
+            "Bits of choice a fixation",
+            number(samples.entropy.mean(), 2),
+            f"{number(np.log2(scene.n_objects))} if all objects were alike",
+        ),
+    ]
+    if found is not None:
+        share, random = (float(found.found.sel(source=source)[-1]) for source in (model, MEMORY_FULL))
+        sentences.append(
+            f"{100 * share:.0f} % of them reach the target within {plural(found.sizes['saccade'], 'saccade')}; a "
+            f"random search that never returns to an object would in {100 * random:.0f} %."
+        )
+        facts.append(
+            Fact(
+                "Reach the target",
+                f"{100 * share:.0f} %",
+                f"at random {100 * random:.0f} %, in as many saccades",
+            )
+        )
+    render_report(
+        path,
+        title="Paths that a model draws",
+        subtitle=" · ".join(filter(None, [model, scene.name, plural(n, "path"), f"seed {attrs['seed']}"])),
+        summary=sentences,
+        facts=facts,
+        banner="The model was fitted to simulated searches. Nothing here is evidence about people."
+        if attrs["simulated"]
+        else None,
+        sections=[
+            Section("Paths", _path_blocks(samples, scene, model)),
+            Section("Where they look", _object_blocks(samples, scene)),
+            Section("When the target is found", _reach_blocks(found)),
+            run_section(
+                [
+                    ("Scene", f"{scene.name or 'unnamed'}, {scene.size[0]} × {scene.size[1]} px"),
+                    ("Objects", scene.n_objects),
+                    ("Target", scene.target_label if scene.target is None else f"object {scene.target}"),
+                    ("Model", f"{model} ({attrs['model']}), fitted to {attrs['fitted_to']}"),
+                    ("Observer", attrs["observer"]),
+                    ("Paths", n),
+                    ("Longest path", attrs["max_fixations"]),
+                    ("Temperature", attrs["temperature"]),
+                    ("Top p", attrs["top_p"]),
+                    ("Returns to an object", "never" if attrs["no_return"] else "allowed"),
+                    ("Seed", attrs["seed"]),
+                    ("Versions", listed_versions(installed_versions("scikit-learn"))),
+                    ("Command", command),
+                ]
+            ),
+            _sample_methods(samples, scene, model, found),
+        ],
+    )
+
+
+def _path_blocks(samples: xr.Dataset, scene: ObjectScene, model: str) -> list[Block]:
+    paths = sampled_scanpaths(samples, scene)
+    first = paths[:N_SHOWN]
+    charts = [
+        Chart(
+            to_svg(plot_scanpath(scene, first), f"The first paths of {model}"),
+            f"The first {plural(len(first), 'path')}.",
+            "Numbered in their order. Thick box: the target.",
+            NO_INTERVALS,
+        ),
+        Chart(
+            to_svg(plot_transitions(scene, paths), f"Transitions of {model}"),
+            f"Transitions of all {plural(len(paths), 'path')}.",
+            "Discs: share of the fixations. Arrows: probability of going there next, those above 5 %.",
+            NO_INTERVALS,
+        ),
+    ]
+    return [Figures(charts)]
+
+
+def _object_blocks(samples: xr.Dataset, scene: ObjectScene) -> list[Block]:
+    objects, n = samples.object.values, scene.n_objects
+    counts = np.stack([(objects == i).sum(1) for i in range(n)], axis=1)  # (sample, object)
+    drawn = np.random.default_rng(0).integers(0, len(counts), (N_RESAMPLES, len(counts)))
+    resampled = counts[drawn].sum(1)
+    low, high = np.percentile(resampled / np.maximum(resampled.sum(1, keepdims=True), 1), [2.5, 97.5], axis=0)
+    first = np.bincount(objects[:, 0][objects[:, 0] >= 0], minlength=n) / max((objects[:, 0] >= 0).sum(), 1)
+    occupancy = counts.sum(0) / max(counts.sum(), 1)
+    rows = []
+    for i in np.argsort(-occupancy, kind="stable"):
+        name = "" if scene.labels is None else str(scene.labels[i])
+        share = Cell(f"{100 * occupancy[i]:.0f} %", f"{100 * low[i]:.0f} to {100 * high[i]:.0f} %")
+        looked = f"{100 * (counts[:, i] > 0).mean():.0f} %"
+        rows.append(
+            [
+                Cell(f"{i} {name}".strip()),
+                Cell("target" if scene.matches_target[i] else ""),
+                *(share, Cell(f"{100 * first[i]:.0f} %"), Cell(looked)),
+            ]
+        )
+    caption = (
+        "Share of all fixations by object, in small print the 95 % percentile bootstrap over "
+        f"{plural(len(counts), 'path')} ({N_RESAMPLES:,} resamples), which says how sure so many draws are of what "
+        "this model does, not how sure the model is. Share of first fixations, and of the paths that look there at "
+        f"all. Alike for all objects it would be {100 / n:.0f} %."
+    )
+    return [Table(caption, ["Object", "", "Fixations", "First fixation", "Paths"], rows, folded=n > 40)]
+
+
+def _found_by(samples: xr.Dataset, scene: ObjectScene, model: str) -> xr.Dataset | None:
+    """Return the share of paths that have reached the target by saccade, beside a search at random, or None."""
+    matches = scene.matches_target
+    if not matches.any():
+        return None
+    objects = samples.object.values
+    reached = np.maximum.accumulate((objects >= 0) & matches[objects], axis=1)
+    n, n_objects, n_targets = len(objects), scene.n_objects, int(matches.sum())
+    saccade = np.arange(1, objects.shape[1] + 1)
+    share = reached.mean(0)
+    bounds = [stats.binomtest(int(k), n).proportion_ci(method="wilson") for k in reached.sum(0)]
+    random = 1 - stats.hypergeom.pmf(0, n_objects, n_targets, np.minimum(saccade, n_objects))
+    return xr.Dataset(
+        {
+            "found": (("source", "saccade"), [share, random]),
+            "found_interval": (
+                ("bound", "source", "saccade"),
+                [[[b[i] for b in bounds], random] for i in (0, 1)],
+            ),
+        },
+        {"source": [model, MEMORY_FULL], "saccade": saccade, "bound": ["low", "high"]},
+        {"n_samples": n},
+    )
+
+
+def _reach_blocks(found: xr.Dataset | None) -> list[Block]:
+    if found is None:
+        return []
+    svg = to_svg(plot_found_curve(found), "Share of paths that have reached the target by saccade")
+    caption = (
+        "Share of paths that have looked at the target by then. The random search never returns to an object; its "
+        "curve is exact."
+    )
+    n_paths = plural(found.attrs["n_samples"], "drawn path")
+    interval = f"Band: 95 % Wilson interval over {n_paths}; nothing was resampled."
+    return [Figures([Chart(svg, "Found.", caption, interval)])]
+
+
+def _sample_methods(samples: xr.Dataset, scene: ObjectScene, model: str, found: xr.Dataset | None) -> Section:
+    cite, attrs = Citations(), samples.attrs
+    described = {
+        "ObjectAttentionTransformer": (", an object-level attention transformer", "fang2024"),
+        "ConditionalLogit": (", a conditional logit", "mcfadden1974"),
+    }.get(attrs["model"])
+    kind = "" if described is None else f"{described[0]} {cite(described[1])}"
+    limits = ["never returning to an object"] if attrs["no_return"] else []
+    limits += [f"at a temperature of {attrs['temperature']:g}"] if attrs["temperature"] != 1 else []
+    limits += (
+        [f"among the fewest objects with a probability of {attrs['top_p']:g}"] if attrs["top_p"] < 1 else []
+    )
+    text = [
+        f"{plural(samples.sizes['sample'], 'scanpath')} over the {plural(scene.n_objects, 'object')} of one scene "
+        f"({scene.size[0]} × {scene.size[1]} px) were drawn from {model}{kind}, fitted to {attrs['fitted_to']}"
+        f"{''.join(f', {limit}' for limit in limits)}, and cut at {attrs['max_fixations']} fixations.",
+        "Intervals are 95 % and over drawn paths (percentile bootstrap; Wilson for shares of paths): they are those of "
+        "the draws and cover neither the fit nor people.",
+        "A random search that never returns to an object stands beside them." if found is not None else "",
+    ]
+    packages = installed_versions("scikit-learn")
+    return methods_section(text, cite, seeds=attrs["seed"], versions=packages)
 
 
 def summarise_scanpaths(comparison: xr.Dataset) -> list[str]:
@@ -134,7 +350,7 @@ def summarise_scanpaths(comparison: xr.Dataset) -> list[str]:
         one = comparison.sel(model=name, other=AGAINST)
         gain = float(one.difference)
         low, high = (float(one.difference_interval.sel(bound=bound)) for bound in ("low", "high"))
-        interval = f"({low:.3f} to {high:.3f})".replace("-", "−")
+        interval = f"({span(low, high, digits=3)})"
         if low > 0:
             sentences.append(
                 f"{name} predicts better than the conditional logit: it gains {gain:.3f} bits per fixation {interval}."
@@ -142,12 +358,12 @@ def summarise_scanpaths(comparison: xr.Dataset) -> list[str]:
         elif high < 0:
             sentences.append(
                 f"{name} predicts worse than the conditional logit: it loses {-gain:.3f} bits per fixation; the "
-                f"difference is {_signed(gain)} {interval}."
+                f"difference is {number(gain, 3, signed=True)} {interval}."
             )
         else:
             sentences.append(
-                f"{name} is not told apart from the conditional logit: the difference is {_signed(gain)} bits per "
-                f"fixation {interval}."
+                f"{name} is not told apart from the conditional logit: the difference is "
+                f"{number(gain, 3, signed=True)} bits per fixation {interval}."
             )
     return sentences
 
@@ -176,7 +392,7 @@ def _bit_blocks(comparison: xr.Dataset) -> list[Block]:
                 Cell(f"{float(one.bits_per_fixation):.3f}", _range(one, "bits_per_fixation")),
                 Cell("–")
                 if name == AGAINST
-                else Cell(_signed(float(gain.difference)), _range(gain, "difference"), strong=clear),
+                else Cell(number(gain.difference, 3, signed=True), _range(gain, "difference"), strong=clear),
                 Cell(f"{float(one.end_bits):.3f}"),
             ]
         )
@@ -206,8 +422,8 @@ def _found_blocks(comparison: xr.Dataset) -> list[Block]:
         return []
     svg = to_svg(plot_found_curve(comparison), "Share of searches that have found the target by saccade")
     caption = (
-        f"Share of trials in which the target was fixated by then. {_interval(comparison)} The random search never "
-        "returns to an object; its curve is exact."
+        "Share of trials in which the target was fixated by then. The random search never returns to an object; its "
+        "curve is exact."
     )
     some = [k for k in (1, 2, 3, 4, 6, 8, 12) if k <= int(comparison.saccade[-1])]
     rows = [
@@ -218,7 +434,7 @@ def _found_blocks(comparison: xr.Dataset) -> list[Block]:
         for source in comparison.source.values
     ]
     table = Table("The same as numbers, by saccade.", ["", *map(str, some)], rows, folded=True)
-    return [Figures([Chart(svg, "Found.", caption)]), table]
+    return [Figures([Chart(svg, "Found.", caption, _interval(comparison))]), table]
 
 
 def _similarity_blocks(comparison: xr.Dataset) -> list[Block]:
@@ -258,6 +474,7 @@ def _scene_blocks(dataset: ScanpathDataset, models: Mapping[str, ScanpathModel],
             f"Paths in the scene {name}, {key}.",
             f"{min(N_SHOWN, len(some))} of {len(some)}, numbered in their order, 0 for a fixation that nobody chose. "
             "Thick box: the target.",
+            NO_INTERVALS,
         )
         for key, some in groups.items()
     ]
@@ -265,15 +482,16 @@ def _scene_blocks(dataset: ScanpathDataset, models: Mapping[str, ScanpathModel],
         Chart(
             to_svg(plot_transitions(scene, some), f"Transitions of {key} in the scene {name}"),
             f"Transitions, {key}.",
-            f"{_plural(len(some), 'path')}. Discs: share of the fixations. Arrows: probability of going there next, "
+            f"{plural(len(some), 'path')}. Discs: share of the fixations. Arrows: probability of going there next, "
             "those above 5 %.",
+            NO_INTERVALS,
         )
         for key, some in groups.items()
     ]
     return [Figures(paths), Figures(graphs)]
 
 
-def _run_blocks(comparison: xr.Dataset, shown: Mapping[str, Any]) -> list[Block]:
+def _run(comparison: xr.Dataset, shown: Mapping[str, Any]) -> Section:
     settings = _settings(comparison)
     rows = [
         ("Data", shown.get("source")),
@@ -283,25 +501,19 @@ def _run_blocks(comparison: xr.Dataset, shown: Mapping[str, Any]) -> list[Block]
         ("Samples", f"{settings['n_samples']} for each trial and model"),
         ("Resamples", f"{settings['n_boot']:,}, {comparison.attrs['resampled']}"),
         ("Seed", comparison.attrs["seed"]),
-        ("Versions", _versions()),
+        ("Versions", listed_versions(installed_versions("scikit-learn"))),
         ("Command", shown.get("command")),
     ]
-    return [Pairs([(name, str(value)) for name, value in rows if value not in (None, "")])]
+    return run_section(rows)
 
 
-def _methods(comparison: xr.Dataset, models: Mapping[str, ScanpathModel]) -> list[Block]:
-    references: list[Reference] = []
-
-    def cite(key: str) -> str:
-        if REFERENCES[key] not in references:
-            references.append(REFERENCES[key])
-        return f"[{references.index(REFERENCES[key]) + 1}]"
-
+def _methods(comparison: xr.Dataset, models: Mapping[str, ScanpathModel]) -> Section:
+    cite = Citations()
     settings = _settings(comparison)
     text = [
         f"{settings['n_fixations']:,} fixations of objects in {settings['n_trials']:,} trials "
-        f"({_plural(settings['n_observers'], 'observer')}, {_plural(settings['n_images'], 'image')}) were predicted by "
-        f"{_listed([str(name) for name in comparison.model.values])}."
+        f"({plural(settings['n_observers'], 'observer')}, {plural(settings['n_images'], 'image')}) were predicted by "
+        f"{listed(comparison.model.values)}."
     ]
     for name, model in models.items():
         known = _KNOWS.get(getattr(model, "target", ""))
@@ -317,11 +529,11 @@ def _methods(comparison: xr.Dataset, models: Mapping[str, ScanpathModel]) -> lis
         "fixations and fixations of the background are no part of a path.",
         _interval(comparison),
         f"Similarity is the sequence score and MultiMatch {cite('dewhurst2012')} of "
-        f"{_plural(settings['n_samples'], 'sampled path')} a trial to the person's path, beside that of other "
+        f"{plural(settings['n_samples'], 'sampled path')} a trial to the person's path, beside that of other "
         "observers, of the same observer's paths on other images, and of random paths of equal length.",
-        f"Software: neuroattn {__version__}, {_versions()}; seed {comparison.attrs['seed']}.",
     ]
-    return [Paragraph(" ".join(filter(None, text)), paste=True), References(references)]
+    packages = installed_versions("scikit-learn")
+    return methods_section(text, cite, seeds=comparison.attrs["seed"], versions=packages)
 
 
 def _interval(comparison: xr.Dataset) -> str:
@@ -338,21 +550,4 @@ def _settings(comparison: xr.Dataset) -> dict[str, Any]:
 
 
 def _range(one: xr.Dataset, name: str) -> str:
-    low, high = (float(one[f"{name}_interval"].sel(bound=bound)) for bound in ("low", "high"))
-    return f"{low:.3f} to {high:.3f}".replace("-", "−")
-
-
-def _signed(value: float) -> str:
-    return f"{value:+.3f}".replace("-", "−")
-
-
-def _versions() -> str:
-    return ", ".join(f"{name} {version(name)}" for name in ("numpy", "scikit-learn", "torch"))
-
-
-def _listed(names: Sequence[str]) -> str:
-    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-def _plural(n: int, noun: str, many: str = "") -> str:
-    return f"{n:,} {noun if n == 1 else many or noun + 's'}"
+    return span(*(one[f"{name}_interval"].sel(bound=bound) for bound in ("low", "high")), digits=3)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
@@ -13,15 +13,88 @@ from neuroattn.analyses.figures import (
     _MARKERS,
     _MODELS,
     _MUTED,
+    _PAPER,
     _RULE,
     _WIDTH,
     _label_rows,
     _styled,
 )
-from neuroattn.search import Experiment
+from neuroattn.results import Scanpath
+from neuroattn.search import EccNet, Experiment, SearchTrial
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+N_MAPS = 6  # that are drawn of one search
+
+
+@_styled
+def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
+    """Draw a search: the image with its fixations, the target, and the maps from which saccades were chosen.
+
+    Parameters
+    ----------
+    model : EccNet
+    trial : SearchTrial
+    path : Scanpath
+        Of this model and trial, searched with ``return_maps=True``. Maps of the first six saccades are drawn where
+        they lie on the image, as far as they reach; map 0 is that at the first fixation.
+
+    Returns
+    -------
+    Figure
+
+    Examples
+    --------
+    >>> from neuroattn.search import VGG16
+    >>> image = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
+    >>> trial = SearchTrial(image, image[:16, :16], max_fixations=3, px_per_degree=8)
+    >>> model = EccNet(VGG16(widths=(2, 2, 2, 2, 2)))
+    >>> len(plot_search(model, trial, model.search_batch([trial], return_maps=True)[0]).axes)
+    4
+    """
+    from matplotlib.figure import Figure
+
+    maps = np.asarray(path.attrs["maps"])[:N_MAPS]
+    height, width = trial.image.shape[:2]
+    rows = -(-len(maps) // 3)
+    tall = min(height / width, 1.5)
+    figure = Figure(
+        figsize=(_WIDTH, 0.6 + _WIDTH * (0.62 + 0.32 * rows) * tall + 0.3 * rows), layout="constrained"
+    )
+    grid = figure.add_gridspec(1 + rows, 3, height_ratios=[2] + [1] * rows)
+    image = figure.add_subplot(grid[0, :2])
+    image.imshow(trial.image)
+    if trial.target_mask is not None:
+        image.contour(trial.target_mask, [0.5], colors=_MODELS[1], linewidths=1)
+    image.plot(path.x, path.y, "-", color=_MODELS[0], lw=1)
+    for i, (x, y) in enumerate(zip(path.x, path.y, strict=True)):
+        image.text(
+            x, y, str(i), color="white", fontsize=8.5, ha="center", va="center",
+            bbox={"boxstyle": "circle,pad=0.2", "fc": _MODELS[0], "ec": "white", "lw": 0.6},
+        )  # fmt: skip
+    outcome = {True: "found", False: "not found", None: "target place unknown"}[path.found]
+    saccades = f"{path.n_saccades} saccade{'' if path.n_saccades == 1 else 's'}"
+    image.set_title(f"{outcome}, {saccades}", loc="left")
+    target = figure.add_subplot(grid[0, 2])
+    target.imshow(trial.target)
+    target.set_title("target", loc="left")
+    # A map covers a square around the gaze that is larger than the image.
+    half = (max(height, width) if model.config.view == "image" else height) + model.config.margin_px
+    shown = [image]
+    for i, (one, x, y) in enumerate(zip(maps, path.x, path.y, strict=False)):
+        axes = figure.add_subplot(grid[1 + i // 3, i % 3])
+        extent = (x - half - 0.5, x + half - 0.5, y + half - 0.5, y - half - 0.5)
+        axes.imshow(one, cmap="gray", interpolation="nearest", extent=extent)
+        axes.set_title(f"map {i}", loc="left", color=_INK)
+        axes.plot(x, y, "+", color=_MODELS[0], ms=9, mew=1.4)
+        shown.append(axes)
+    for axes in shown:
+        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
+    for axes in (*shown, target):
+        axes.set(xticks=[], yticks=[])
+        axes.spines[:].set(visible=True, color=_MUTED)
+    return figure
 
 
 @_styled
@@ -48,7 +121,8 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
     if not experiments:
         raise ValueError("experiments must hold at least one, got none")
     columns = max(len(experiment.set_sizes) for experiment in experiments)
-    figure = Figure(figsize=(1.7 * columns, 1.85 * 2 * len(experiments)))
+    tile = _WIDTH / min(columns, 3)
+    figure = Figure(figsize=(tile * columns, (tile + 0.2) * 2 * len(experiments)))
     grid = figure.add_gridspec(2 * len(experiments), columns)
     for e, experiment in enumerate(experiments):
         for c, condition in enumerate(experiment.conditions):
@@ -65,8 +139,9 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
                 )
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(visible=True, color=_RULE)
-                title = str(set_size) if s else f"{condition.name}, {set_size}"
-                axes.set_title(title, loc="left", fontsize=8, pad=3)
+                axes.set_title(f"{set_size} items", loc="left", fontsize=8.5, pad=3)
+                if s == 0:
+                    axes.set_ylabel(condition.name, fontsize=8.5)
     return figure
 
 
@@ -101,14 +176,18 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
     table = result.isel(model=0) if model is None else result.sel(model=model)
     table = table.sel(unfound=unfound)
     n = result.sizes["experiment"]
-    figure = Figure(figsize=(1.5 * _WIDTH, 2.15 * n + 0.35))
-    panels = figure.subplots(n, 2, squeeze=False)
-    for i, (own, people) in enumerate(panels):
+    columns = min(n, 3)
+    rows = -(-n // columns)
+    figure = Figure(figsize=(_WIDTH * columns, 4.2 * rows))
+    grid = figure.add_gridspec(2 * rows, columns)
+    for i in range(n):
+        row, column = divmod(i, columns)
+        own, people = (figure.add_subplot(grid[2 * row + below, column]) for below in (0, 1))
         part = table.isel(experiment=i)
         for r, role in enumerate(part.role.values):
             line = part.sel(role=role).dropna("set_size", subset=["n_trials"])
             colour, marker = _MODELS[r], _MARKERS[r]
-            style = {"color": colour, "marker": marker, "ms": 4.5, "mew": 0, "lw": 1.4}
+            style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4.5, "mew": 0, "lw": 1.4}
             slope = f"{float(line.slope):.2f} per item" if np.isfinite(line.slope) else "no slope"
             own.errorbar(
                 line.set_size,
@@ -135,12 +214,11 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
             axes.tick_params(axis="y", labelcolor=_MUTED)
             if axes.lines:
                 axes.set_xticks(line.set_size.values)
-                axes.legend(loc="upper left", fontsize=8, handlelength=1.6)
+                axes.legend(loc="upper left", fontsize=9, handlelength=1.6)
                 low, high = axes.get_ylim()
                 low = 0.0 if axes is own else low
                 axes.set_ylim(low, high + 0.55 * (high - low))  # room for the legend
-            if i == n - 1:
-                axes.set_xlabel("Items")
+        people.set_xlabel("Items")
     return figure
 
 
@@ -176,8 +254,8 @@ def plot_asymmetry(result: xr.Dataset, *, unfound: str = "cap") -> Figure:
     models, experiments = table.model.values, table.experiment.values
     step = 0.8 / max(len(models), 3)
     centre = np.arange(len(experiments))
-    height = 1.2 + max(0.5, 0.17 * len(models)) * len(experiments) + 0.2 * -(-(len(models) + 1) // 3)
-    figure = Figure(figsize=(1.25 * _WIDTH, height))
+    height = 1.2 + max(0.5, 0.17 * len(models)) * len(experiments) + 0.2 * -(-(len(models) + 1) // 2)
+    figure = Figure(figsize=(_WIDTH, height))
     axes = figure.add_subplot()
     for row in centre[1::2]:
         axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
@@ -188,15 +266,15 @@ def plot_asymmetry(result: xr.Dataset, *, unfound: str = "cap") -> Figure:
         colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
         low, high = part.index_ci.transpose("bound", "experiment").values
         axes.hlines(y, low, high, color=colour, lw=1.4)
-        face = colour if part.kind == "model" else "white"
+        face = colour if part.kind == "model" else _PAPER
         axes.plot(part["index"].values, y, marker, color=colour, mfc=face, ms=5, mew=1.2, label=str(name))
         for at, claim, saturated in zip(y, part.claim.values, part.saturated.values, strict=True):
             note = ("★ " if claim else "") + ("sat." if saturated else "")
-            axes.text(1.06, at, note, color=colour, fontsize=7, va="center")
+            axes.text(1.06, at, note, color=colour, fontsize=8.5, va="center")
     known = table.human_index.notnull().values
     axes.vlines(table.human_index.values[known], centre[known] - 0.45, centre[known] + 0.45, color=_INK, lw=1)
     axes.plot(table.human_index.values[known], centre[known], "d", color=_INK, ms=5, label="people")
     _label_rows(axes, [str(name).replace("_", ",\n") for name in experiments])
     axes.set(xlabel="Asymmetry index", xlim=(-1.08, 1.3), xticks=[-1, -0.5, 0, 0.5, 1])
-    figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
+    figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
     return figure

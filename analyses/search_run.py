@@ -6,32 +6,35 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import xarray as xr
 
 from neuroattn.analyses.encoder_study import open_study
-from neuroattn.analyses.figures import _INK, _MODELS, _MUTED, _styled
-from neuroattn.analyses.search_figures import plot_asymmetry, plot_search_times
+from neuroattn.analyses.search_figures import plot_asymmetry, plot_search, plot_search_times
+from neuroattn.analyses.search_report import write_asymmetry_report, write_search_report
 from neuroattn.analyses.search_study import search_asymmetry, search_controls
-from neuroattn.results import Scanpath, provenance, replacing, write_json, write_netcdf
-from neuroattn.search import EccNet, Experiment, Searcher, SearchTrial
+from neuroattn.results import Scanpath, filling, provenance, replacing, write_json, write_netcdf
+from neuroattn.search import EccNet, Experiment, PixelMatch, RandomSearch, Searcher, SearchTrial
 from neuroattn.search.running import describe_model
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 #: Fixations of a trained network for one of a search that knows nothing: a guess, for the time stated beforehand.
 _GUIDED = 0.5
-_PANELS = 6
+_N_RANDOM = 100
 
 
 def search_image(
-    model: EccNet, trial: SearchTrial, out: str | Path, *, seed: int = 0, command: str = ""
+    model: EccNet,
+    trial: SearchTrial,
+    out: str | Path,
+    *,
+    network: str | None = None,
+    seed: int = 0,
+    command: str = "",
 ) -> Scanpath:
-    """Search one image and write its fixations, its maps and a figure.
+    """Search one image and write its fixations, its maps, a figure and a report.
 
     Parameters
     ----------
@@ -40,7 +43,9 @@ def search_image(
     out : str or Path
         Folder, made whole or not at all: ``fixations.csv``; ``maps/saccade_01.png`` and so on, the map from which each
         saccade was chosen, black to white between its extremes; ``maps.nc`` with their values; ``search.png``;
-        ``search.json`` with the settings.
+        ``search.json`` with the settings and with what searches without features need; ``report.html``.
+    network : str, optional
+        Its name in the report; that of its class by default.
     seed : int, default 0
     command : str
         Kept with the settings.
@@ -65,38 +70,85 @@ def search_image(
     >>> len(search_image(EccNet(VGG16(widths=(2, 2, 2, 2, 2))), trial, out))
     3
     >>> sorted(path.name for path in out.iterdir())
-    ['fixations.csv', 'maps', 'maps.nc', 'search.json', 'search.png']
+    ['fixations.csv', 'maps', 'maps.nc', 'report.html', 'search.json', 'search.png']
     """
     out = Path(out)
     check_new(out)
     path = model.search_batch([trial], seed=seed, return_maps=True)[0]
     maps = np.asarray(path.attrs["maps"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as folder:
-        (folder / "maps").mkdir(parents=True)
+    if not len(maps):  # the target lies where the search began
+        maps = maps.reshape(0, 0, 0)
+    beside = {} if path.found is None else search_blindly(model, trial, seed=seed)
+    with filling(out) as folder:
+        (folder / "maps").mkdir()
         table = path.to_frame()
         table.insert(0, "fixation", range(len(table)))
         table.to_csv(folder / "fixations.csv", index=False)
         for i, one in enumerate(maps, 1):
             _save_map(folder / "maps" / f"saccade_{i:02d}.png", one)
         attrs = provenance(seed, describe_model(model))
-        if not len(maps):  # the target lies where the search began
-            maps = maps.reshape(0, 0, 0)
         write_netcdf(
             folder / "maps.nc", xr.DataArray(maps, dims=("saccade", "row", "column"), name="map", attrs=attrs)
         )
-        plot_search(model, trial, path).savefig(folder / "search.png", dpi=150)
+        plot_search(model, trial, path).savefig(folder / "search.png", dpi=200)
         settings = {
             **attrs,
             "command": command,
             "found": path.found,
             "quit": path.attrs["quit"],
             "n_saccades": path.n_saccades,
+            "without_features": beside,
             "image_size": path.image_size,
             "px_per_degree": path.px_per_degree,
         }
         write_json(folder / "search.json", settings)
+        write_search_report(
+            folder / "report.html",
+            model,
+            trial,
+            path,
+            beside=beside,
+            network=network or type(model.backbone).__name__,
+            seed=seed,
+            command=command,
+        )
     return path
+
+
+def search_blindly(model: EccNet, trial: SearchTrial, *, seed: int = 0) -> dict[str, list[int | None]]:
+    """Search the image of a trial without features, as many fixations long: the controls of one search.
+
+    Parameters
+    ----------
+    model : EccNet
+        Whose square of recognition and pixels per degree the searches take.
+    trial : SearchTrial
+        With a target mask.
+    seed : int, default 0
+
+    Returns
+    -------
+    dict of str to list of int or None
+        Saccades until the target was found, None where it was not: one search by "pixel match", a hundred "random"
+        ones.
+
+    Examples
+    --------
+    >>> from neuroattn.search import VGG16
+    >>> image = np.zeros((48, 64), np.uint8)
+    >>> image[8:24, 8:24] = 255
+    >>> trial = SearchTrial(image, image[8:24, 8:24], image > 0, max_fixations=5, px_per_degree=8)
+    >>> needed = search_blindly(EccNet(VGG16(widths=(2, 2, 2, 2, 2))), trial)
+    >>> needed["pixel match"], len(needed["random"])
+    ([1], 100)
+    """
+    own = replace(trial, px_per_degree=trial.px_per_degree or model.config.px_per_degree)
+    degrees = model.config.ior_deg
+    paths = {
+        "pixel match": PixelMatch(ior_deg=degrees).search_batch([own]),
+        "random": RandomSearch(ior_deg=degrees).search_batch([own] * _N_RANDOM, seed=seed),
+    }
+    return {name: [one.n_saccades if one.found else None for one in some] for name, some in paths.items()}
 
 
 def check_new(out: Path) -> None:
@@ -122,73 +174,6 @@ def _save_map(path: Path, values: np.ndarray[Any, Any]) -> None:
     Image.fromarray(np.round(255 * scaled).astype(np.uint8)).save(path)
 
 
-@_styled
-def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
-    """Draw a search: the image with its fixations, the target, and the maps from which saccades were chosen.
-
-    Parameters
-    ----------
-    model : EccNet
-    trial : SearchTrial
-    path : Scanpath
-        Of this model and trial, searched with ``return_maps=True``. Maps of the first six saccades are drawn where
-        they lie on the image, as far as they reach.
-
-    Returns
-    -------
-    Figure
-
-    Examples
-    --------
-    >>> from neuroattn.search import VGG16
-    >>> image = np.random.default_rng(0).integers(0, 256, (48, 64), dtype=np.uint8)
-    >>> trial = SearchTrial(image, image[:16, :16], max_fixations=3, px_per_degree=8)
-    >>> model = EccNet(VGG16(widths=(2, 2, 2, 2, 2)))
-    >>> len(plot_search(model, trial, model.search_batch([trial], return_maps=True)[0]).axes)
-    4
-    """
-    from matplotlib.figure import Figure
-
-    maps = np.asarray(path.attrs["maps"])[:_PANELS]
-    height, width = trial.image.shape[:2]
-    rows = -(-len(maps) // 3)
-    tall = height / width
-    figure = Figure(figsize=(7, 0.9 + (4.4 + 2.2 * rows) * tall + 0.3 * rows), layout="constrained")
-    grid = figure.add_gridspec(1 + rows, 3, height_ratios=[2] + [1] * rows)
-    image = figure.add_subplot(grid[0, :2])
-    image.imshow(trial.image)
-    if trial.target_mask is not None:
-        image.contour(trial.target_mask, [0.5], colors=_MODELS[1], linewidths=1)
-    image.plot(path.x, path.y, "-", color=_MODELS[0], lw=1)
-    for i, (x, y) in enumerate(zip(path.x, path.y, strict=True)):
-        image.text(
-            x, y, str(i), color="white", fontsize=8, ha="center", va="center",
-            bbox={"boxstyle": "circle,pad=0.2", "fc": _MODELS[0], "ec": "white", "lw": 0.6},
-        )  # fmt: skip
-    outcome = {True: "found", False: "not found", None: "target place unknown"}[path.found]
-    saccades = f"{path.n_saccades} saccade{'' if path.n_saccades == 1 else 's'}"
-    image.set_title(f"{outcome}, {saccades}", loc="left")
-    target = figure.add_subplot(grid[0, 2])
-    target.imshow(trial.target)
-    target.set_title("target", loc="left")
-    # A map covers a square around the gaze that is larger than the image.
-    half = (max(height, width) if model.config.view == "image" else height) + model.config.margin_px
-    shown = [image]
-    for i, (one, x, y) in enumerate(zip(maps, path.x, path.y, strict=False)):
-        axes = figure.add_subplot(grid[1 + i // 3, i % 3])
-        extent = (x - half - 0.5, x + half - 0.5, y + half - 0.5, y - half - 0.5)
-        axes.imshow(one, cmap="gray", interpolation="nearest", extent=extent)
-        axes.set_title(f"map at fixation {i}", loc="left", color=_INK)
-        axes.plot(x, y, "+", color=_MODELS[0], ms=9, mew=1.4)
-        shown.append(axes)
-    for axes in shown:
-        axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
-    for axes in (*shown, target):
-        axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color=_MUTED)
-    return figure
-
-
 def study_asymmetries(
     model: Searcher,
     experiments: Sequence[Experiment],
@@ -210,8 +195,8 @@ def study_asymmetries(
     model : object with ``search_batch``
     experiments : sequence of Experiment
     out : str or Path
-        Folder for ``asymmetry.nc``, ``asymmetry.csv``, ``asymmetry.png``, ``saccades.png``, ``config.json`` and
-        ``trials``, those of each model and condition as they are finished.
+        Folder for ``asymmetry.nc``, ``asymmetry.csv``, ``asymmetry.png``, ``saccades.png``, ``report.html``,
+        ``config.json`` and ``trials``, those of each model and condition as they are finished.
     name : str, default "model"
         Of the model in tables and figures.
     controls, n_resamples, batch_size, seed, progress
@@ -239,7 +224,7 @@ def study_asymmetries(
     >>> displays = [experiments.lighting(n_per_size=2)]
     >>> _ = study_asymmetries(PixelMatch(), displays, out, controls=False, n_resamples=20)
     >>> sorted(path.name for path in out.iterdir())
-    ['asymmetry.csv', 'asymmetry.nc', 'asymmetry.png', 'config.json', 'saccades.png', 'trials']
+    ['asymmetry.csv', 'asymmetry.nc', 'asymmetry.png', 'config.json', 'report.html', 'saccades.png', 'trials']
     """
     out = Path(out)
     config = {
@@ -266,6 +251,7 @@ def study_asymmetries(
     for file, figure in (("asymmetry", plot_asymmetry(result)), ("saccades", plot_search_times(result))):
         with replacing(out / f"{file}.png") as temporary:
             figure.savefig(temporary, dpi=150)
+    write_asymmetry_report(out / "report.html", result, experiments=experiments, command=command)
     return result
 
 

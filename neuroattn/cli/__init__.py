@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
 import warnings
 
@@ -38,6 +40,7 @@ def register_verbs() -> None:
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
         cite,
+        compare_attention,
         decode_eeg,
         decode_eeg_study,
         doctor,
@@ -52,9 +55,10 @@ def register_verbs() -> None:
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
-    register_verbs()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system stops it as Ctrl-C does
     # Raised while braindecode is imported; those who run a command can do nothing about it.
     warnings.filterwarnings("ignore", "Montage name 'standard_10", FutureWarning)
+    register_verbs()
     try:
         code = app(standalone_mode=False)
     except typer.TyperException as error:
@@ -66,6 +70,11 @@ def main() -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"Error: {message}", err=True)
         sys.exit(2)
+    except RuntimeError as error:  # torch's way to say that memory is not enough
+        if not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        typer.echo(f"Error: memory is not enough: {str(error).splitlines()[0]}", err=True)
+        sys.exit(2)
     if code == 130:  # what typer makes of Ctrl-C
-        typer.echo("Interrupted; finished work is kept, --resume continues", err=True)
+        typer.echo("Interrupted; nothing half-written is left, and commands with --resume go on", err=True)
     sys.exit(code)

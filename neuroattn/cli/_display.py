@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
+import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +19,11 @@ if TYPE_CHECKING:
     import xarray as xr
 
 console = Console()
+
+
+def this_command() -> str:
+    """Return what was typed."""
+    return "neuroattn " + shlex.join(sys.argv[1:])
 
 
 class Bars:
@@ -73,7 +80,7 @@ def print_checks(checks: Sequence[Any]) -> None:
 
 def print_group(group: xr.Dataset, out: Path) -> None:
     """Print means over subjects by region and model, and where the report is."""
-    from neuroattn.analyses.report import drawn_models
+    from neuroattn.analyses.encoder_report import drawn_models
 
     subjects = f"{group.sizes['subject']} subject{'s' if group.sizes['subject'] > 1 else ''}"
     drawn, left_out = drawn_models(group)
@@ -97,7 +104,7 @@ def print_scores(scores: xr.Dataset, out: Path) -> None:
     """Print mean scores by region and model, and where the report is."""
     import xarray as xr
 
-    from neuroattn.analyses.report import drawn_models
+    from neuroattn.analyses.encoder_report import drawn_models
 
     regions = xr.load_dataset(out / "roi_scores.nc", engine="h5netcdf")
     ceiling = bool(regions["r2_over_ceiling"].notnull().any())

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -11,7 +9,7 @@ import numpy as np
 import typer
 
 from neuroattn.cli import decode_eeg_app
-from neuroattn.cli._display import console, progress_bars
+from neuroattn.cli._display import console, progress_bars, this_command
 
 if TYPE_CHECKING:
     import xarray as xr
@@ -149,7 +147,7 @@ def fit(
             device=chosen,
             resume=resume,
             dataset=files[0].name if len(files) == 1 else f"{files[0].name} and {len(files) - 1} more",
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
             progress=progress.update,
         )
     _print_scores(scores, out)
@@ -168,9 +166,11 @@ def predict(
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.results import replacing
 
-    decoder = Decoder.load(model)
+    if out.exists():
+        raise FileExistsError(f"--out {out} exists; predictions are not overwritten")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out must lie in a folder that exists, got {out}")
+    decoder = Decoder.load(model)
     table = decoder.predict(read_trials(model, files))
     with replacing(out) as temporary:
         table.to_csv(temporary, index=False)

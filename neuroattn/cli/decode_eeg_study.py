@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -11,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from neuroattn.cli import decode_eeg_app
-from neuroattn.cli._display import console, progress_bars
+from neuroattn.cli._display import console, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, TRAINING, Device, option
 
 if TYPE_CHECKING:
@@ -135,7 +133,7 @@ def study(
         result = compare_attentions(
             data, attentions, out=out, protocol=protocol, n_seeds=n_seeds, seed=seed, tuning=tuning,
             baselines=baselines, classifier=classifier, window=seconds, resume=resume, workers=workers,
-            scheduler=scheduler, progress=progress.update, command="neuroattn " + shlex.join(sys.argv[1:]),
+            scheduler=scheduler, progress=progress.update, command=this_command(),
         )  # fmt: skip
     print_effects(result, out)
 

@@ -9,7 +9,7 @@ import typer
 
 from neuroattn.cli import _options as shared
 from neuroattn.cli import app
-from neuroattn.cli._display import print_checks, print_scores, progress_bars
+from neuroattn.cli._display import print_checks, print_scores, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, default_cache, option
 
 
@@ -18,7 +18,9 @@ def eval_encoder(
     encoder: Annotated[
         Path, option("--encoder", help="Folder of one fit, or of the study of one subject.", panel=MODEL)
     ],
-    out: Annotated[Path, option("--out", help="Folder for scores.nc and roi_scores.nc.", panel=RUN)],
+    out: Annotated[
+        Path, option("--out", help="Folder for scores.nc, roi_scores.nc and report.html.", panel=RUN)
+    ],
     demo: shared.Demo = False,
     data: shared.DataFolder = None,
     layout: shared.Layout = "algonauts",
@@ -67,8 +69,12 @@ def eval_encoder(
 
     fits = find_fits(encoder)
     device = resolve_device(device)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out {out} must be a folder, got a file")
     if (out / "scores.nc").exists():
         raise FileExistsError(f"{out / 'scores.nc'} exists; choose another folder")
+    averages = None if cache is None else cache / "nsd"
+    cache = cache or default_cache(out)
     sources = shared.recording_sources(
         demo=demo,
         data=data,
@@ -90,10 +96,10 @@ def eval_encoder(
             "space": space,
             "betas": betas,
             "split": split,
-            "cache": None if cache is None else cache / "nsd",
+            "cache": averages,
         },
         regions=shared.parse_regions(regions),
-        cache=cache or default_cache(),
+        cache=cache,
         seed=seed,
     )
     if len(sources) > 1:
@@ -108,11 +114,12 @@ def eval_encoder(
             encoder,
             source(progress.update),
             out,
-            cache=cache or default_cache(),
+            cache=cache,
             min_ceiling=min_ceiling,
             n_shuffles=shuffles,
             seed=seed,
             device=device,
+            command=this_command(),
             progress=progress.update,
         )
     print_scores(scores, out)

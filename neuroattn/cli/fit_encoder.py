@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import shlex
-import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,9 +11,15 @@ import typer
 
 from neuroattn.cli import _options as shared
 from neuroattn.cli import app
-from neuroattn.cli._display import human_bytes, print_checks, print_group, print_scores, progress_bars
-from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, TRAINING, option
-from neuroattn.cli._options import default_cache as default_cache
+from neuroattn.cli._display import (
+    human_bytes,
+    print_checks,
+    print_group,
+    print_scores,
+    progress_bars,
+    this_command,
+)
+from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, TRAINING, default_cache, option
 
 if TYPE_CHECKING:
     from neuroattn.datasets import Recording
@@ -233,7 +237,7 @@ def fit_encoder(
     if n_seeds is None:
         n_seeds = 2 if demo else 1  # the demo shows how far the maps of two seeds agree
     averages = None if cache is None else cache / "nsd"
-    cache = cache or default_cache()
+    cache = cache or default_cache(out)
     own_split = split is not None and split.partition("=")[0] in NSD_SPLITS
     nsd_split = layout == "nsd" and not demo and own_split
     sources = shared.recording_sources(
@@ -306,7 +310,7 @@ def fit_encoder(
             threads=threads,
             resume=resume,
             progress=progress.update,
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
         )
     if len(sources) > 1 or subjects == "all":
         print_group(scores, out)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from neuroattn.cli import predict_scanpath_app
-from neuroattn.cli._display import console, progress_bars
+from neuroattn.cli._display import console, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, TRAINING, Device, option
 
 if TYPE_CHECKING:
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
     from neuroattn.scanpath import ScanpathModel
 
 SAMPLING = "Sampling"
-SIMULATED = "simulated searches (--data names people's)"
+SIMULATED = "simulated searches"
 _TAKES = {"images": ("coco-search18", "osie", "events", "book-covers"), "instances": ("coco-search18",)}
 
 Layout = Annotated[
@@ -108,14 +106,15 @@ def sample(
     seed: Seed = 0,
     device: Device = "cpu",
 ) -> None:
-    """Draw scanpaths over the objects of an image: a table, netCDF and a picture.
+    """Draw scanpaths over the objects of an image: a table, netCDF, a picture and a report.
 
     Example: neuroattn predict-scanpath sample objects.csv --image desk.jpg --target cup --out desk
 
     Example: neuroattn predict-scanpath sample objects.csv --size 1680x1050 --model fitted --n 100 --out desk
     """
     from neuroattn.analyses.scanpath_figures import plot_scanpath
-    from neuroattn.results import replacing, write_netcdf
+    from neuroattn.analyses.scanpath_report import write_samples_report
+    from neuroattn.results import filling, write_netcdf
     from neuroattn.scanpath import sampled_scanpaths
 
     if out.exists():
@@ -133,19 +132,26 @@ def sample(
         observer=observer,
     )
     samples = samples.assign_attrs(
-        seed=seed, fitted_to=source, command="neuroattn " + shlex.join(sys.argv[1:])
+        fitted_to=source, simulated=int(source == SIMULATED), command=this_command()
     )
     table = samples_frame(samples, scene)
     paths = sampled_scanpaths(samples, scene)
     first = paths[:3]
     groups = {f"first {len(first)} of {n} samples": first} | ({f"all {n}": paths} if n > len(first) else {})
-    with replacing(out) as temporary:
-        temporary.mkdir()
-        table.to_csv(temporary / "scanpaths.csv", index=False)
-        write_netcdf(temporary / "scanpaths.nc", samples)
-        plot_scanpath(scene, groups).savefig(temporary / "scanpaths.png", dpi=150, facecolor="white")
-    typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}")
-    typer.echo(f"Figure: {out / 'scanpaths.png'}")
+    with filling(out) as folder:
+        table.to_csv(folder / "scanpaths.csv", index=False)
+        write_netcdf(folder / "scanpaths.nc", samples)
+        plot_scanpath(scene, groups).savefig(folder / "scanpaths.png", dpi=150, facecolor="white")
+        write_samples_report(
+            folder / "report.html",
+            samples,
+            scene,
+            model=Path(model).name,
+            command=samples.attrs["command"],
+        )
+    hint = " (--data names people's)" if source == SIMULATED else ""
+    typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}{hint}")
+    typer.echo(f"Report: {out / 'report.html'}")
 
 
 @predict_scanpath_app.command("fit", no_args_is_help=True)
@@ -244,7 +250,7 @@ def fit(
             n_samples=samples,
             resume=resume,
             source=data.name,
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
             progress=progress.update,
         )
     _print_scores(scores, out)
@@ -306,7 +312,7 @@ def evaluate(
             seed=seed,
             device=chosen,
             source=data.name,
-            command="neuroattn " + shlex.join(sys.argv[1:]),
+            command=this_command(),
             progress=progress.update,
         )
     _print_scores(scores, out)

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shlex
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from neuroattn.cli import search_app
-from neuroattn.cli._display import console, progress_bars
+from neuroattn.cli._display import console, progress_bars, this_command
 from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, Device, option
 
 if TYPE_CHECKING:
@@ -78,7 +76,7 @@ def run(
         bool, option("--dry-run", help="Say what would be searched and how long it takes.", panel=RUN)
     ] = False,
 ) -> None:
-    """Search an image for a target: fixations, the maps they were chosen from, and a figure.
+    """Search an image for a target: fixations, the maps they were chosen from, and a report.
 
     Without --box and --mask nobody knows where the target is, and the search goes on to --max-fixations.
 
@@ -117,10 +115,11 @@ def run(
         typer.echo(f"{image}: {width} x {height} px, up to {max_fixations} fixations of {seconds:.2g} s each")
         typer.echo(f"at most about {seconds * (max_fixations - 1):.0f} s; nothing was written")
         return
-    path = search_image(model, trial, out, seed=seed, command=this_command())
+    network = backbone if weights is None else f"{backbone} ({weights} weights)"
+    path = search_image(model, trial, out, network=network, seed=seed, command=this_command())
     outcome = {True: "found", False: "not found", None: "searched, target place unknown"}[path.found]
     saccades = f"{path.n_saccades} saccade{'s' * (path.n_saccades != 1)}"
-    console.print(f"{outcome} after {saccades}; {out / 'search.png'}", soft_wrap=True)
+    console.print(f"{outcome} after {saccades}; {out / 'report.html'}", soft_wrap=True)
 
 
 @search_app.command("asymmetry", no_args_is_help=True)
@@ -211,11 +210,6 @@ def asymmetry(
             progress=lambda stage, done, total: progress.update("displays", done, total),
         )
     print_asymmetries(result, out)
-
-
-def this_command() -> str:
-    """Return what was typed."""
-    return "neuroattn " + shlex.join(sys.argv[1:])
 
 
 def load_model(preset: str, backbone: str, weights: str | None, taps: str | None, device: str) -> EccNet:
@@ -345,4 +339,4 @@ def print_asymmetries(result: xr.Dataset, out: Path) -> None:
         console.print(
             "* a polarity beyond all controls. Positive: the condition harder for people is harder."
         )
-    console.print(f"Table: {out / 'asymmetry.csv'}; figures: asymmetry.png, saccades.png", soft_wrap=True)
+    console.print(f"Table: {out / 'asymmetry.csv'}; report: report.html", soft_wrap=True)

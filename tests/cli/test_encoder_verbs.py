@@ -139,6 +139,11 @@ def test_evaluation_leaves_out_what_was_fitted(run, root, study):
     assert float(scores.correlation.sel(model="ridge@block3").mean()) > 0.3
     assert float(scores.p.min()) == pytest.approx(0.01)
     assert "Units above chance" in out
+    page = (root / "evaluated" / "report.html").read_text(encoding="utf-8")
+    assert "eval-encoder --encoder study" in page
+    assert (
+        f"Models were fitted to 40 images and tested on {30 - scores.attrs['n_fitted']} other images" in page
+    )
     code, _, err = run(f"{more} --out evaluated")
     assert (code, "exists; choose another folder" in err) == (2, True)
 
@@ -190,6 +195,7 @@ def test_maps_are_those_of_the_encoder(run, root, study, heads):
         found = stored.isel(seed=0, stimulus=tested[tested >= 50] - 50)
         assert found.sizes["stimulus"] > 0
         np.testing.assert_allclose(found.astype(float), expected, atol=1e-3)
+    assert "more_images.npy, 30" in (root / f"maps{heads}" / "report.html").read_text(encoding="utf-8")
     drawings = sorted(path.name for path in (root / f"maps{heads}").glob("*.png"))
     assert drawings == ["0000_0.png", "0001_1.png"]
     with Image.open(root / f"maps{heads}" / drawings[0]) as drawing:

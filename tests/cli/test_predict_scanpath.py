@@ -44,7 +44,9 @@ def test_a_model_by_name_draws_paths_at_once(folder, tmp_path, monkeypatch, caps
     words = ("--image", folder / "desk.png", "--target", "fork", "--n", 8, "--seed", 3)
     assert call(monkeypatch, "sample", folder / "objects.csv", *words, "--out", out) == 0
     assert "was fitted to simulated searches" in capsys.readouterr().out
-    assert sorted(path.name for path in out.iterdir()) == ["scanpaths.csv", "scanpaths.nc", "scanpaths.png"]
+    written = ["report.html", "scanpaths.csv", "scanpaths.nc", "scanpaths.png"]
+    assert sorted(path.name for path in out.iterdir()) == written
+    assert "The model was fitted to simulated searches" in (out / "report.html").read_text(encoding="utf-8")
     table = pd.read_csv(out / "scanpaths.csv")
     samples = xr.load_dataset(out / "scanpaths.nc", engine="h5netcdf")
     assert samples.sizes["sample"] == 8

@@ -65,6 +65,9 @@ def test_a_search_leaves_fixations_maps_and_a_figure(run, pictures):
     np.testing.assert_allclose(first.ravel().argmax(), maps[0].values.ravel().argmax())
     with Image.open(pictures / "mug/search.png") as picture:
         assert picture.size[0] > 500
+    assert len(settings["without_features"]["random"]) == 100
+    assert "mug/report.html" in out
+    assert "demo (random weights)" in (pictures / "mug/report.html").read_text(encoding="utf-8")
     code, _, err = run(RUN + "--out mug")
     assert code == 2
     assert "out mug must not exist yet" in err
@@ -147,6 +150,7 @@ def test_asymmetries_are_planned_measured_and_resumed(run, tmp_path, monkeypatch
     assert table.unfound.tolist() == ["dropped", "cap", "set_size"]
     assert table["index"].iloc[1] == pytest.approx(float(result["index"].sel(unfound="cap").item()))
     assert (tmp_path / "asy/asymmetry.png").stat().st_size > 10_000
+    assert "No controls were run" in (tmp_path / "asy/report.html").read_text(encoding="utf-8")
     code, _, err = run(line)
     assert code == 2
     assert "give --resume" in err

@@ -13,9 +13,9 @@ from neuroattn.analyses.attention_layers import (
     FitSpec,
     attention_layers_table,
     measure_cost,
-    plot_attention_layers,
     run_fit,
 )
+from neuroattn.analyses.layers_report import plot_attention_layers
 from neuroattn.attention import MANAR, SoftmaxAttention, TokenAttention, make_gate
 from neuroattn.datasets import make_search_arrays
 from neuroattn.eeg import BaseNet, MotorImageryClassifier, insert_attention

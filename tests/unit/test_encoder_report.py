@@ -8,19 +8,10 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from neuroattn.analyses import report
-from neuroattn.analyses.report import (
-    Cell,
-    Figures,
-    Paragraph,
-    Section,
-    Table,
-    render_report,
-    seed_agreement,
-    summarise,
-    verdicts,
-    write_encoder_report,
-)
+from neuroattn._references import REFERENCES
+from neuroattn.analyses import encoder_report, seed_agreement, write_encoder_report
+from neuroattn.analyses.encoder_report import summarise, verdicts
+from neuroattn.analyses.report import Cell, Figures, Paragraph, Section, Table, render_report
 
 MODELS = ["attention", "ridge", "pooled-ridge", "factorized", "probe"]
 KINDS = {
@@ -408,5 +399,5 @@ def test_shell_numbers_tables_and_leaves_out_empty_sections(tmp_path):
 
 
 def test_every_reference_has_a_doi():
-    for _, reference in report._MODELS.values():
-        assert reference.doi.startswith("10.")
+    for _, key in encoder_report._MODELS.values():
+        assert REFERENCES[key].doi.startswith("10.")
