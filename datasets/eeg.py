@@ -16,6 +16,7 @@ from scipy.signal import butter, sosfilt, sosfilt_zi, sosfiltfilt
 
 from neuroattn._checks import check_option, check_shape
 from neuroattn._extras import import_extra
+from neuroattn._files import below, reading, refusal
 
 SUFFIXES = (".edf", ".bdf", ".gdf", ".fif", ".vhdr")
 KEYS = ("subject", "session", "run")
@@ -363,7 +364,8 @@ def load_eeg(
                 f"{raw.info['sfreq']:g} Hz in {path.name}; give resample"
             )
         info = raw.info
-        X, y, dropped = _cut(raw, events, tmin, tmax)
+        with reading(f"trials of {path.name} cannot be cut:"):
+            X, y, dropped = _cut(raw, events, tmin, tmax)
         if bads:
             notes.append(f"{path.name}: bad channels left out: {', '.join(bads)}")
         if dropped:
@@ -433,7 +435,7 @@ def _find(paths: str | Path | Sequence[str | Path]) -> list[tuple[Path, bool]]:
         else:
             is_bids = (path / "dataset_description.json").is_file()
             pattern = "sub-*/**/eeg/*_eeg.*" if is_bids else "*"
-            files = sorted(p for p in path.glob(pattern) if p.suffix.lower() in SUFFIXES)
+            files = sorted(p for p in path.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file())
             if not files:
                 raise FileNotFoundError(f"{path} must hold files of type {', '.join(SUFFIXES)}, got none")
             found += [(p, is_bids) for p in files]
@@ -461,6 +463,8 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     """Read one recording, spell its channels as in the 10-05 system and pick; return it and its bad channels."""
     import mne
 
+    if path.suffix.lower() == ".vhdr":
+        _check_parts(path)
     try:
         if is_bids:
             mne_bids = import_extra("mne_bids", "bids", "reading a BIDS folder")
@@ -469,11 +473,11 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
             )
         else:
             raw = mne.io.read_raw(path, verbose="error")
+        raw.load_data(verbose="error")
     except ImportError:
         raise
     except Exception as error:  # readers meet damaged files with errors of every kind, assertions among them
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path.name} cannot be read: {reason}") from None
+        raise refusal(f"{path.name} cannot be read:", error) from None
     if not len(raw.annotations):
         raise ValueError(f"{path.name} must have annotations that mark the cues, got none")
     raw.rename_channels(standard_names(raw.ch_names), verbose="error")
@@ -499,7 +503,14 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     montage = _montage()
     if raw.get_montage() is None and set(raw.ch_names) <= set(montage.ch_names):
         raw.set_montage(montage, verbose="error")
-    return raw.load_data(verbose="error"), bads
+    return raw, bads
+
+
+def _check_parts(path: Path) -> None:
+    """Refuse a header of BrainVision that names files of another folder."""
+    with reading(f"{path.name} cannot be read:"):
+        for name in re.findall(r"(?m)^\s*(?:DataFile|MarkerFile)\s*=\s*(.*?)\s*$", path.read_text("latin-1")):
+            below(path.parent, name)
 
 
 def _cut(
