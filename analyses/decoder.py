@@ -13,7 +13,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from neuroattn._checks import check_option
-from neuroattn._files import read_json, reading
+from neuroattn._files import check_file, read_json, reading
 from neuroattn.analyses.decoding import Condition, check_pipeline, new_estimator
 from neuroattn.datasets.eeg import Trials, load_eeg
 from neuroattn.eeg import MotorImageryClassifier
@@ -158,6 +158,7 @@ class Decoder:
         if (folder / "network").is_dir():
             estimator = MotorImageryClassifier.load(folder / "network")
         else:
+            check_file(folder / "model.safetensors")
             with reading(f"{folder / 'model.safetensors'} cannot be read:"):
                 tensors = load_file(folder / "model.safetensors")
         with reading(f"{folder} must hold a decoder that save wrote, got"):

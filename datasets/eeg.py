@@ -16,7 +16,7 @@ from scipy.signal import butter, sosfilt, sosfilt_zi, sosfiltfilt
 
 from neuroattn._checks import check_option, check_shape
 from neuroattn._extras import import_extra
-from neuroattn._files import below, reading, refusal
+from neuroattn._files import below, check_file, reading, refusal
 
 SUFFIXES = (".edf", ".bdf", ".gdf", ".fif", ".vhdr")
 KEYS = ("subject", "session", "run")
@@ -507,10 +507,12 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
 
 
 def _check_parts(path: Path) -> None:
-    """Refuse a header of BrainVision that names files of another folder."""
+    """Refuse a header of BrainVision that names what is no file, or one of another folder."""
     with reading(f"{path.name} cannot be read:"):
         for name in re.findall(r"(?m)^\s*(?:DataFile|MarkerFile)\s*=\s*(.*?)\s*$", path.read_text("latin-1")):
-            below(path.parent, name)
+            part = below(path.parent, name)
+            if part.exists():
+                check_file(part)
 
 
 def _cut(

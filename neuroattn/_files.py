@@ -190,6 +190,7 @@ def read_config(folder: Path, classes: Iterable[str]) -> dict[str, Any]:
     path = folder / "config.json"
     if not (path.exists() and (folder / "model.safetensors").exists()):
         raise FileNotFoundError(f"{folder} must hold config.json and model.safetensors, which save writes")
+    check_file(folder / "model.safetensors")
     config = read_json(path)
     known = list(classes)
     if (

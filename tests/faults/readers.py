@@ -1,7 +1,6 @@
 """Every reader of files, with a small whole input for each, and what counts as reading or refusing a damaged one."""
 
 import json
-import os
 import shutil
 import signal
 import warnings
@@ -15,6 +14,7 @@ import mne
 import nibabel
 import numpy as np
 import pandas as pd
+import pytest
 import torch
 from PIL import Image
 from safetensors.torch import save_file
@@ -272,7 +272,7 @@ def write_experiment(folder):
 
 def write_mgh(path, values):
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.MGHImage(values.reshape(len(values), 1, 1, -1), np.eye(4)).to_filename(path)
+    nibabel.MGHImage(values.reshape(len(values), 1, 1, *values.shape[1:]), np.eye(4)).to_filename(path)
 
 
 def write_surfaces(folder):
@@ -445,7 +445,9 @@ def eeg(suffix, attacked=None):
             mne.export.export_raw(folder / name, raw, verbose="error")
 
     def load(folder):
-        trials = load_eeg(folder / name, tmin=0, tmax=1)
+        prefix = "Comment/" if suffix == ".vhdr" else ""
+        events = {f"{prefix}T1": "left", f"{prefix}T2": "right"}
+        trials = load_eeg(folder / name, events=events, tmin=0, tmax=1)
         return [trials.X, trials.y]
 
     file = f"S001R04{attacked or suffix}"
@@ -625,29 +627,47 @@ READERS = {
     for reader in (*ARRAYS, *ALGONAUTS, *NSD, *ATLASES, *SCANPATHS, *EEG, *MODELS, *SETTINGS)
 }
 
-_whole: dict[Any, Path] = {}
-
-
-def copy_of(reader, factory):
-    """Return a copy of whole input that may be changed, and its file that is to be damaged, itself removed."""
-    key = (reader.make, reader.part.split(",")[0])
-    if key not in _whole:
-        _whole[key] = factory.mktemp("whole")
-        reader.make(_whole[key])
-    folder = factory.mktemp("copy") / "input"
-    shutil.copytree(_whole[key], folder, copy_function=os.link)
-    file = folder / reader.file
-    content = file.read_bytes()
-    file.unlink()  # a linked file must not be written to
-    return folder, file, content
+_folders: dict[Any, Path] = {}
+_read: dict[str, Any] = {}
 
 
 @contextmanager
-def in_time(seconds=20):
+def damaging(reader, factory):
+    """Yield a folder of input, its file that is to be damaged, now gone, and what it held; the file comes back."""
+    key = (reader.make, reader.part.split(",")[0])
+    if key not in _folders:
+        _folders[key] = factory.mktemp("input")
+        reader.make(_folders[key])
+    folder = _folders[key]
+    file = folder / reader.file
+    content = file.read_bytes()
+    file.unlink()
+    try:
+        yield folder, file, content
+    finally:
+        if file.is_dir():
+            shutil.rmtree(file)
+        else:
+            file.unlink(missing_ok=True)
+        file.write_bytes(content)
+
+
+def whole_of(reader, folder, file, content):
+    """Return what is read where nothing is wrong."""
+    if reader.part not in _read:
+        file.write_bytes(content)
+        parts, _ = outcome(reader, folder)
+        file.unlink()
+        _read[reader.part] = parts
+    return _read[reader.part]
+
+
+@contextmanager
+def in_time(seconds=30):
     """Fail where reading waits for what never comes."""
 
     def stop(*_):
-        raise AssertionError(f"reading did not end in {seconds} s")
+        pytest.fail(f"reading did not end in {seconds} s")  # no Exception, which a reader would report
 
     before = signal.signal(signal.SIGALRM, stop)
     signal.alarm(seconds)

@@ -8,12 +8,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .cells import cell
-from .readers import READERS, copy_of, outcome, same
+from .readers import READERS, damaging, outcome, same, whole_of
 
 ALL = list(READERS.values())
 REFUSED = "refused, file named"
 drawn = settings(
-    max_examples=6,
+    max_examples=4,
     derandomize=True,
     database=None,
     deadline=None,
@@ -28,10 +28,8 @@ def cells(fault, result, readers=ALL):
 @pytest.mark.parametrize("reader", ALL, ids=repr)
 def test_whole_input_is_read(reader, tmp_path_factory):
     """Without which nothing below would mean anything."""
-    folder, file, content = copy_of(reader, tmp_path_factory)
-    file.write_bytes(content)
-    parts, _ = outcome(reader, folder)
-    assert all(part.size for part in parts)
+    with damaging(reader, tmp_path_factory) as (folder, file, content):
+        assert all(part.size for part in whole_of(reader, folder, file, content))
 
 
 def after_cut(reader):
@@ -46,11 +44,10 @@ def after_cut(reader):
 @given(share=st.floats(0.02, 0.99))
 @drawn
 def test_truncated(reader, share, tmp_path_factory):
-    folder, file, content = copy_of(reader, tmp_path_factory)
-    file.write_bytes(content)
-    whole, _ = outcome(reader, folder)
-    file.write_bytes(content[: int(share * len(content))])
-    found = outcome(reader, folder)
+    with damaging(reader, tmp_path_factory) as (folder, file, content):
+        whole = whole_of(reader, folder, file, content)
+        file.write_bytes(content[: int(share * len(content))])
+        found = outcome(reader, folder)
     if isinstance(found, str):
         return
     parts, n_warnings = found
@@ -76,12 +73,12 @@ def begins(part, whole):
 )
 @drawn
 def test_bytes_changed(reader, changes, tmp_path_factory):
-    folder, file, content = copy_of(reader, tmp_path_factory)
-    damaged = bytearray(content)
-    for share, byte in changes:
-        damaged[int(share * len(damaged))] = byte
-    file.write_bytes(damaged)
-    outcome(reader, folder)
+    with damaging(reader, tmp_path_factory) as (folder, file, content):
+        damaged = bytearray(content)
+        for share, byte in changes:
+            damaged[int(share * len(damaged))] = byte
+        file.write_bytes(damaged)
+        outcome(reader, folder)
 
 
 FOREIGN = {
@@ -100,9 +97,9 @@ FOREIGN = {
     ],
 )
 def test_foreign_content(reader, content, tmp_path_factory):
-    folder, file, _ = copy_of(reader, tmp_path_factory)
-    file.write_bytes(content)
-    message = outcome(reader, folder)
+    with damaging(reader, tmp_path_factory) as (folder, file, _):
+        file.write_bytes(content)
+        message = outcome(reader, folder)
     assert isinstance(message, str), message
     assert file.name in message or file.parent.name in message
 
@@ -127,7 +124,7 @@ PLACES = {"a folder in its place": put_folder, "a link in a loop": put_loop, "a 
     ],
 )
 def test_what_is_no_file(reader, put, tmp_path_factory):
-    folder, file, _ = copy_of(reader, tmp_path_factory)
-    put(file)
-    message = outcome(reader, folder)
+    with damaging(reader, tmp_path_factory) as (folder, file, _):
+        put(file)
+        message = outcome(reader, folder)
     assert reader.optional or isinstance(message, str)
