@@ -16,7 +16,7 @@ from scipy.signal import butter, sosfilt, sosfilt_zi, sosfiltfilt
 
 from neuroattn._checks import check_option, check_shape
 from neuroattn._extras import import_extra
-from neuroattn._files import below, check_file, reading, refusal
+from neuroattn._files import below, check_file, listed, reading, refusal
 
 SUFFIXES = (".edf", ".bdf", ".gdf", ".fif", ".vhdr")
 KEYS = ("subject", "session", "run")
@@ -373,11 +373,15 @@ def load_eeg(
         entities = _entities(path, names, keys)
         keys += [entities] * len(X)
         cuts.append((X, y))
+    read = listed(path.name for path, _ in files)
     never = [name for name in events if name not in used]
     if never:
-        raise ValueError(f"events must occur, but {', '.join(map(repr, never))} does not; {_shown(used)}")
+        raise ValueError(
+            f"events must occur, but {', '.join(map(repr, never))} does not; {_shown(used)} in {read}"
+        )
     y = np.concatenate([labels for _, labels in cuts])
-    check_labels("events", y, events.values())
+    with reading(f"trials of {read} cannot be decoded:"):
+        check_labels("events", y, events.values())
     return Trials(
         X=np.concatenate([signals for signals, _ in cuts]),
         y=y,
@@ -474,6 +478,8 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
         else:
             raw = mne.io.read_raw(path, verbose="error")
         raw.load_data(verbose="error")
+        if path.suffix.lower() in (".edf", ".bdf"):
+            _warn_of_cut(path)
     except ImportError:
         raise
     except Exception as error:  # readers meet damaged files with errors of every kind, assertions among them
@@ -504,6 +510,23 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     if raw.get_montage() is None and set(raw.ch_names) <= set(montage.ch_names):
         raw.set_montage(montage, verbose="error")
     return raw, bads
+
+
+def _warn_of_cut(path: Path) -> None:
+    """Say that an EDF or BDF file ends before the last of the records that its header counts."""
+    with path.open("rb") as file:
+        head = file.read(256)
+        n_signals = int(head[252:256])
+        file.seek(256 + 216 * n_signals)
+        n_samples = sum(int(file.read(8)) for _ in range(n_signals))
+    width = 3 if path.suffix.lower() == ".bdf" else 2  # bytes
+    missing = int(head[184:192]) + int(head[236:244]) * n_samples * width - path.stat().st_size
+    if missing > 0:
+        warnings.warn(
+            f"{path.name} is cut: {missing} bytes of its records are missing; the others are read",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _check_parts(path: Path) -> None:

@@ -85,6 +85,8 @@ def read_names(path: Path) -> dict[int, str]:
         if int(fields[0]) in names:
             raise ValueError(f"{path} must name each label once, got {int(fields[0])} again")
         names[int(fields[0])] = fields[1]
+    if not names:
+        raise ValueError(f"{path} must hold lines 'label name', got none")
     names.pop(0, None)
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} must give each label another name")

@@ -108,7 +108,7 @@ def load_pysaliency(
             i: ObjectScene(np.empty((0, 4)), image_size, name=str(i)) for i in np.unique(number).tolist()
         }
     else:
-        raise ValueError("image_size must be given without a file of stimuli, got None")
+        raise ValueError(f"image_size must be given without a file of stimuli beside {file}, got None")
     if not len(number):
         raise ValueError(f"{file} must hold at least one scanpath, got none")
     if number.min() < 0 or not np.isin(number, list(scenes)).all():

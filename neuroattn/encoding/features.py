@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import shutil
 import time
 import zipfile
@@ -99,11 +100,13 @@ class FeatureStore:
             raise ValueError(
                 f"{self.path} must be a feature store of format {_FORMAT}; extract features again"
             )
-        # Chunks are counted by what is there: a description may claim any number of them.
-        n_files = sum(file.is_file() for file in (self.path / "c").rglob("*"))
-        if n_files < array.nchunks:
+        # A description may claim any number of chunks of any size, so what is there is counted first.
+        sizes = [file.stat().st_size for file in (self.path / "c").rglob("*") if file.is_file()]
+        claimed = math.prod(array.chunks) * array.dtype.itemsize
+        if len(sizes) < array.nchunks or max(sizes, default=0) < claimed:
             raise ValueError(
-                f"{self.path} holds {n_files} of {array.nchunks} chunks; extract features again to complete it"
+                f"{self.path} holds {len(sizes)} of {array.nchunks} chunks of {claimed} bytes; "
+                "extract features again to complete it"
             )
         if array.nchunks_initialized != array.nchunks:
             raise ValueError(

@@ -60,8 +60,8 @@ LABELS = "nsddata/freesurfer/fsaverage/label"
 OPTIONAL = (
     "instances.json",
     "objects.tsv",
-    "sub-1_events.tsv",
-    "array0000.png_sub-1.tsv",
+    "sub-2_events.tsv",
+    "array0001.png_sub-2.tsv",
     "subj1_scanpaths.json",
 )
 OPTIONAL += ("streams.mgz.ctab", "a.mgz.ctab", "betas_session02.nii.gz", "betas_session01.hdf5")
@@ -407,9 +407,9 @@ SCANPATHS = [
     scanpaths("pysaliency", "data/scanpaths.hdf5"),
     scanpaths("pysaliency", "data/stimuli.hdf5"),
     scanpaths("objarr", "objarr.npz"),
-    scanpaths("events", "data/sub-1_events.tsv", text=True),
+    scanpaths("events", "data/sub-2_events.tsv", text=True),
     scanpaths("events", "data/objects.tsv", text=True),
-    scanpaths("multimatch", "data/array0000.png_sub-1.tsv", image_size=(320, 240), text=True),
+    scanpaths("multimatch", "data/array0001.png_sub-2.tsv", image_size=(320, 240), text=True),
     scanpaths("book-covers", "data/Amazon.json", grid=(2, 5)),
 ]
 
@@ -448,10 +448,12 @@ def eeg(suffix, attacked=None):
         prefix = "Comment/" if suffix == ".vhdr" else ""
         events = {f"{prefix}T1": "left", f"{prefix}T2": "right"}
         trials = load_eeg(folder / name, events=events, tmin=0, tmax=1)
-        return [trials.X, trials.y]
+        return [trials.X, trials.y, np.array([len(trials.notes)])]
 
     file = f"S001R04{attacked or suffix}"
-    return Reader(f"load_eeg: {(attacked or suffix)[1:]}", file, make, load, warns=True)
+    return Reader(
+        f"load_eeg: {(attacked or suffix)[1:]}", file, make, load, text=attacked == ".vmrk", warns=True
+    )
 
 
 EEG = [eeg(".edf"), eeg(".fif"), eeg(".vhdr"), eeg(".vhdr", ".eeg"), eeg(".vhdr", ".vmrk")]
@@ -700,7 +702,7 @@ def refusal_of(reader, folder, error):
     text = str(error)
     assert "\n" not in text
     assert len(text.replace(str(folder), "")) < 900
-    assert Path(reader.file).name in text or str(folder) in text, text
+    assert Path(reader.file).stem in text or str(folder) in text, text  # of an .eeg, its header
     return text
 
 
