@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -147,19 +148,24 @@ def read_table(path: Path, complaint: str | None = None) -> Any:
 
     check_file(path)
     with reading(complaint or f"{path} must be a table, got"):
-        with path.open(encoding="utf-8-sig") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:
             if len(file.readline(_LONGEST_ROW)) == _LONGEST_ROW:
                 raise ValueError(f"a first row of more than {_LONGEST_ROW} characters")
-        separator = "," if path.suffix.lower() == ".csv" else "\t"
-        cells = pd.read_csv(path, sep=separator, dtype=str, header=None, keep_default_na=False)
-        names = cells.iloc[0].tolist()
-        twice = [name for i, name in enumerate(names) if name in names[:i]]
-        if twice:
-            raise ValueError(f"{shorten(repr(twice[0]))} twice in its first row")
-        ragged = cells.isna().any(axis=1).to_numpy()
-        if ragged.any():
-            raise ValueError(f"fewer than {len(names)} entries in row {int(ragged.argmax()) + 1}")
-        return cells.iloc[1:].reset_index(drop=True).set_axis(names, axis=1)
+            file.seek(0)
+            separator = "," if path.suffix.lower() == ".csv" else "\t"
+            lines = csv.reader(file, delimiter=separator, strict=True)
+            names = next(lines, [])
+            if not names:
+                raise ValueError("nothing in its first row")
+            twice = [name for i, name in enumerate(names) if name in names[:i]]
+            if twice:
+                raise ValueError(f"{shorten(repr(twice[0]))} twice in its first row")
+            rows = []
+            for row in lines:
+                if row and len(row) != len(names):
+                    raise ValueError(f"{len(row)} entries in row {lines.line_num}, and {len(names)} columns")
+                rows += [row] if row else []
+        return pd.DataFrame(rows, columns=names, dtype=str)
 
 
 def _distinct(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

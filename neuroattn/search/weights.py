@@ -155,7 +155,8 @@ def read_vgg16_weights(path: str | Path, *, preprocessing: str | None = None) ->
         raise ValueError(
             f"preprocessing must be {found!r} for {path.name}, got {preprocessing!r}: {_MISMATCH[preprocessing]}"
         )
-    return VGG16Weights(arrays, found)
+    with reading(f"weights {path} cannot be used:"):
+        return VGG16Weights(arrays, found)
 
 
 def _read_keras(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:

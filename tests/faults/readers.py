@@ -52,6 +52,9 @@ from neuroattn.scanpath import ObjectAttentionTransformer
 from neuroattn.search import read_vgg16_weights
 from neuroattn.search.weights import LAYERS
 
+from .cells import cell
+
+REFUSED = "refused, file named"
 N_UNITS, N_STIMULI = 4, 6
 SUBJECT = "nsddata_betas/ppdata/subj01"
 LABELS = "nsddata/freesurfer/fsaverage/label"
@@ -631,6 +634,11 @@ READERS = {
 
 _folders: dict[Any, Path] = {}
 _read: dict[str, Any] = {}
+
+
+def on(fault, result, *parts):
+    """Return the cells of one fault."""
+    return [cell("reader", part, fault, result, part) for part in parts]
 
 
 @contextmanager

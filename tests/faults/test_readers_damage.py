@@ -8,10 +8,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from .cells import cell
-from .readers import READERS, damaging, outcome, same, whole_of
+from .readers import READERS, REFUSED, damaging, outcome, same, whole_of
 
 ALL = list(READERS.values())
-REFUSED = "refused, file named"
 drawn = settings(
     max_examples=4,
     derandomize=True,
