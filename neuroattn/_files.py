@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -157,9 +158,9 @@ def read_table(path: Path, complaint: str | None = None) -> Any:
             names = next(lines, [])
             if not names:
                 raise ValueError("nothing in its first row")
-            twice = [name for i, name in enumerate(names) if name in names[:i]]
-            if twice:
-                raise ValueError(f"{shorten(repr(twice[0]))} twice in its first row")
+            name, count = Counter(names).most_common(1)[0]
+            if count > 1:
+                raise ValueError(f"{shorten(repr(name))} twice in its first row")
             rows = []
             for row in lines:
                 if row and len(row) != len(names):
