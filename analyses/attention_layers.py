@@ -8,11 +8,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-import typer
 import xarray as xr
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -608,29 +607,3 @@ def _kept_bytes(layer: nn.Module, x: Tensor) -> int:
         out = layer(x, x, x, need_weights=False)[0]
     torch.autograd.backward(out.sum())
     return sum(kept.values())
-
-
-def main(
-    out: Annotated[Path, typer.Option(help="Folder of results.")],
-    seeds: Annotated[int, typer.Option(help="Networks of each layer.")] = 5,
-    steps: Annotated[int, typer.Option(help="Steps of each network.")] = 1_600,
-    workers: Annotated[int, typer.Option(help="Processes that train; 0 trains in this one.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue in the folder.")] = False,
-) -> None:
-    """Compare all attention layers, and write study.nc, table.md and figure.png."""
-    # Under its own name: workers cannot import what a command defines.
-    from neuroattn.analyses import attention_layers
-
-    study = attention_layers.compare_attention_layers(
-        out=out,
-        n_seeds=seeds,
-        steps=steps,
-        workers=workers,
-        resume=resume,
-        progress=lambda stage, done, total: typer.echo(f"{stage} {done}/{total}", err=True),
-    )
-    typer.echo(attention_layers_table(study))
-
-
-if __name__ == "__main__":
-    typer.run(main)

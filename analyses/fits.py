@@ -221,17 +221,18 @@ def run_fit(spec: FitSpec, data: Data | None = None) -> None:
         else:
             encoder.fit(train, responses)
         predicted = encoder.predict(rows_of(features, fold.test))
+        maps = None
+        rows = np.intersect1d(fold.test, data.shown)
+        if isinstance(encoder, BrainEncoder) and encoder.readout != "unit" and len(rows):
+            maps = encoder.attention(rows_of(features, rows))
         with replacing(spec.folder) as temporary:
             encoder.save(temporary)
             np.save(temporary / "predictions.npy", predicted.astype(np.float32))
             if isinstance(encoder, NetworkEncoder):
                 np.save(temporary / "validation_correlation.npy", encoder.validation_correlation_)
             write_json(temporary / "fit.json", describe_fit(spec, data, features))
-            if isinstance(encoder, BrainEncoder) and encoder.readout != "unit":
-                rows = np.intersect1d(fold.test, data.shown)
-                if len(rows):
-                    maps = encoder.attention(rows_of(features, rows))
-                    write_netcdf(temporary / "attention.nc", maps.to_dataset())
+            if maps is not None:
+                write_netcdf(temporary / "attention.nc", maps.to_dataset())
     shutil.rmtree(state, ignore_errors=True)
 
 
@@ -302,7 +303,7 @@ def open_features(features: Path | Mapping[str, Path] | None, recording: Recordi
 
 
 def rows_of(table: Any, rows: NDArray[np.intp]) -> Any:
-    """Return rows of an array, a view that reads rows of a store when they are asked for, or a mapping of these.
+    """Return rows of an array, a view that reads rows of a file when they are asked for, or a mapping of these.
 
     Examples
     --------
@@ -311,7 +312,8 @@ def rows_of(table: Any, rows: NDArray[np.intp]) -> Any:
     """
     if isinstance(table, Mapping):
         return {name: rows_of(part, rows) for name, part in table.items()}
-    return table[rows] if isinstance(table, np.ndarray) else Rows(table, rows)
+    in_memory = isinstance(table, np.ndarray) and not isinstance(table, np.memmap)
+    return table[rows] if in_memory else Rows(table, rows)
 
 
 def new_encoder(

@@ -26,7 +26,7 @@ from neuroattn.encoding import (
     load_backbone,
     load_encoder,
 )
-from neuroattn.results import provenance, write_netcdf
+from neuroattn.results import filling, provenance, write_netcdf
 
 
 @dataclass(frozen=True)
@@ -303,11 +303,11 @@ def evaluate_encoder(
         "not_applicable": "{}",
         "n_fitted": recording.n_stimuli - len(rows),
     }
-    Path(out).mkdir(parents=True, exist_ok=True)
     for dataset in (scores, roi_scores):
         dataset.attrs |= attrs
-    write_netcdf(Path(out) / "roi_scores.nc", roi_scores)
-    write_netcdf(Path(out) / "scores.nc", scores)
+    with filling(out) as folder:
+        write_netcdf(folder / "roi_scores.nc", roi_scores)
+        write_netcdf(folder / "scores.nc", scores)
     return scores
 
 

@@ -23,7 +23,7 @@ from neuroattn.analyses.fits import Progress
 from neuroattn.analyses.scanpath_report import AGAINST, write_scanpath_report
 from neuroattn.analyses.scanpath_study import compare_scanpath_models, cut_at_target
 from neuroattn.datasets import ScanpathDataset
-from neuroattn.results import replacing, write_json, write_netcdf
+from neuroattn.results import filling, replacing, write_json, write_netcdf
 from neuroattn.scanpath import (
     CentreBias,
     ConditionalLogit,
@@ -297,18 +297,17 @@ def evaluate_scanpath_models(
         if seen.any()
         else f"{len(test)} trials; the simple models were cross-validated in {n_folds} folds of {by}s"
     )
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    write_netcdf(out / "scores.nc", comparison)
-    with replacing(out / "scores.csv") as temporary:
-        scores_frame(comparison).to_csv(temporary, index=False)
-    write_scanpath_report(
-        out / "report.html",
-        comparison,
-        dataset=test,
-        models=trained,
-        config={"source": source, "command": command},
-    )
+    with filling(out) as folder:
+        write_netcdf(folder / "scores.nc", comparison)
+        with replacing(folder / "scores.csv") as temporary:
+            scores_frame(comparison).to_csv(temporary, index=False)
+        write_scanpath_report(
+            folder / "report.html",
+            comparison,
+            dataset=test,
+            models=trained,
+            config={"source": source, "command": command},
+        )
     return comparison
 
 

@@ -16,7 +16,7 @@ from neuroattn.analyses.encoder_study import open_study
 from neuroattn.analyses.figures import _INK, _MODELS, _MUTED, _styled
 from neuroattn.analyses.search_figures import plot_asymmetry, plot_search_times
 from neuroattn.analyses.search_study import search_asymmetry, search_controls
-from neuroattn.results import Scanpath, provenance, replacing, write_json, write_netcdf
+from neuroattn.results import Scanpath, filling, provenance, replacing, write_json, write_netcdf
 from neuroattn.search import EccNet, Experiment, Searcher, SearchTrial
 from neuroattn.search.running import describe_model
 
@@ -71,9 +71,8 @@ def search_image(
     check_new(out)
     path = model.search_batch([trial], seed=seed, return_maps=True)[0]
     maps = np.asarray(path.attrs["maps"])
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(out) as folder:
-        (folder / "maps").mkdir(parents=True)
+    with filling(out) as folder:
+        (folder / "maps").mkdir()
         table = path.to_frame()
         table.insert(0, "fixation", range(len(table)))
         table.to_csv(folder / "fixations.csv", index=False)

@@ -19,7 +19,7 @@ from neuroattn.datasets._pickled import read_pickled
 from neuroattn.datasets.recording import FileCheck, ImageFiles, Recording, Responses
 from neuroattn.datasets.regions import ROI_CLASSES, region_class
 from neuroattn.datasets.surfaces import MESH_SIZES
-from neuroattn.results import label_rois, replacing, write_json, write_netcdf
+from neuroattn.results import label_rois, new_npy, replacing, write_json, write_netcdf
 
 _SIDES = {"left": "lh", "right": "rh"}
 _SPLITS = {"train": "training", "test": "test"}
@@ -515,7 +515,7 @@ def _write_images(
 def _write_responses(path: Path, responses: Any, rows: NDArray[np.intp], columns: NDArray[np.intp]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     shape = (len(rows), len(columns))
-    out = npy_format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    out = new_npy(path, shape)
     for start in range(0, len(rows), _N_ROWS):
         out[start : start + _N_ROWS] = responses[rows[start : start + _N_ROWS]][:, columns]
     out.flush()

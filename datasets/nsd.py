@@ -36,7 +36,7 @@ from neuroattn.datasets.splits import TrialSplit, describe_repeats, split_stimul
 from neuroattn.datasets.surfaces import MESH_SIZES
 from neuroattn.datasets.trials import add_trials, divide_rows, standardize
 from neuroattn.metrics import noise_ceiling_from_ncsnr
-from neuroattn.results import label_rois, replacing
+from neuroattn.results import label_rois, new_npy, replacing
 
 SPACES = ("fsaverage", "func1pt8mm", "func1mm")
 ATLASES = (*ROI_CLASSES, "nsdgeneral", "nsdgeneralRSC", "Kastner2015", "HCP_MMP1")
@@ -700,7 +700,7 @@ def _write_averages(
     with replacing(target) as temporary:
         temporary.mkdir()
         shape = (len(split.stimuli), len(units.index))
-        total = npy_format.open_memmap(temporary / "responses.npy", mode="w+", dtype=np.float32, shape=shape)
+        total = new_npy(temporary / "responses.npy", shape)
         for session in sessions.files:
             stored = npy_format.open_memmap(_session_file(partial, session), mode="r")
             first = (session - 1) * sessions.n_trials

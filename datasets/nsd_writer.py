@@ -15,7 +15,7 @@ from neuroattn.datasets.nsd import Layout, check_subject
 from neuroattn.datasets.recording import Recording
 from neuroattn.datasets.regions import ROI_CLASSES
 from neuroattn.datasets.surfaces import MESH_SIZES
-from neuroattn.results import replacing, write_json, write_netcdf
+from neuroattn.results import new_hdf5, replacing, write_json, write_netcdf
 
 _BETAS = "betas_fithrf_GLMdenoise_RR"
 _N_NATIVE = 37  # vertices that the native surface has more than fsaverage
@@ -121,10 +121,8 @@ def _write_design(layout: Layout, test: NDArray[np.bool_], truth: xr.Dataset) ->
 
 
 def _write_stimuli(path: Path, images: Any) -> None:
-    import h5py
-
     path.parent.mkdir(parents=True)
-    with h5py.File(path, "w") as file:
+    with new_hdf5(path) as file:
         stored = file.create_dataset("imgBrick", images.shape, "u1", chunks=(1, *images.shape[1:]))
         for start in range(0, len(images), 64):
             stored[start : start + 64] = images[start : start + 64]

@@ -14,7 +14,7 @@ from neuroattn._files import below, check_file, open_hdf5, reading
 from neuroattn.datasets.scanpath_files import find_picture, naming, save_in_frame, warn_of_durations
 from neuroattn.datasets.scanpaths import TRIAL_LABELS, ScanpathDataset
 from neuroattn.datasets.scenes import ObjectScene
-from neuroattn.results import Scanpath, replacing
+from neuroattn.results import Scanpath, new_hdf5, replacing
 
 # Names in the files of released versions ("FixationTrains") and of later ones ("Scanpaths").
 _NAMES: dict[str, dict[str, str]] = {
@@ -200,7 +200,7 @@ def write_pysaliency(dataset: ScanpathDataset, folder: str | Path) -> None:
     kept += [k for k, v in data.data_vars.items() if v.dims == ("trial",) and k != "length"]  # type: ignore[misc]
     with replacing(folder) as temporary:
         temporary.mkdir()
-        with h5py.File(temporary / "scanpaths.hdf5", "w") as file:
+        with new_hdf5(temporary / "scanpaths.hdf5") as file:
             _stamp(file, "FixationTrains", "1.2", ["subjects", "scanpath_index"])
             file.attrs["scanpath_attribute_mapping"] = np.bytes_(json.dumps({"durations": "duration"}))
             file["train_xs"], file["train_ys"], file["train_ts"] = data["x"].values, data["y"].values, times
@@ -210,7 +210,7 @@ def write_pysaliency(dataset: ScanpathDataset, folder: str | Path) -> None:
             _write_group(file, "scanpath_fixation_attributes", per_fixation)
         for image, scene in _pictures(dataset).items():
             save_in_frame(scene, scene.size, below(temporary / "images", image))
-        with h5py.File(temporary / "stimuli.hdf5", "w") as file:
+        with new_hdf5(temporary / "stimuli.hdf5") as file:
             _stamp(file, "FileStimuli", "2.1", [])
             file.attrs["size"] = len(images)
             text = h5py.string_dtype()

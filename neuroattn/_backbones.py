@@ -628,9 +628,11 @@ def _create(architecture: str, weights: str | Path | None, options: dict[str, An
                 architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay, **options
             )
         except OSError as error:
+            published = timm.get_pretrained_cfg(architecture)
+            place = f"https://huggingface.co/{published.hf_hub_id if published else architecture}"
             raise OSError(
-                f"weights of {architecture} cannot be downloaded ({_first_line(error)}); "
-                "give weights=FILE, or use the backbone 'demo'"
+                f"weights of {architecture} cannot be downloaded ({_first_line(error)}); give weights=FILE, "
+                f"for instance model.safetensors of {place}, or use the backbone 'demo'"
             ) from error
         except Exception as error:
             if overlay is None and "No pretrained weights" not in str(error):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import io
 import json
 import os
 import shutil
@@ -12,15 +14,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pandas as pd
 import xarray as xr
+from numpy.lib import format as npy_format
 from numpy.typing import ArrayLike, NDArray
+from safetensors import SafetensorError
 
 from neuroattn import __version__
 from neuroattn._checks import check_option, check_range
 
-__all__ = ["Scanpath", "label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
+__all__ = ["Scanpath", "filling", "label_rois", "provenance", "replacing", "write_json", "write_netcdf"]
 
 UNIT_KINDS = ("vertex", "voxel", "neuron")
 HEMISPHERES = ("left", "right", "none")
@@ -209,6 +214,11 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
     A file or a folder may be written there. After an error or an interruption ``path`` is as it was.
 
+    Raises
+    ------
+    OSError
+        If it cannot be written, with the name that the file would have had.
+
     Examples
     --------
     >>> import tempfile
@@ -226,8 +236,51 @@ def replacing(path: str | Path) -> Iterator[Path]:
         if temporary.is_dir() and path.is_dir():
             os.replace(path, folder / "previous")
         os.replace(temporary, path)
+    except (OSError, SafetensorError) as error:
+        renamed = _renamed(error, temporary, path)
+        if renamed is None:
+            raise
+        raise renamed from error
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _renamed(error: Exception, temporary: Path, path: Path) -> OSError | None:
+    """Return an error of writing under the name that the file would have had; None for other errors."""
+    name, number = getattr(error, "filename", None), getattr(error, "errno", None)
+    if name is not None:
+        if not str(name).startswith(str(temporary)):
+            return None
+        path = Path(str(path) + str(name).removeprefix(str(temporary)))
+    # numpy counts what it could not write, safetensors tells it in words: neither has a number.
+    elif number is None and not (isinstance(error, SafetensorError) or str(error).endswith(" written")):
+        return None
+    return OSError(number or errno.EIO, getattr(error, "strerror", None) or str(error), str(path))
+
+
+@contextlib.contextmanager
+def filling(path: str | Path) -> Iterator[Path]:
+    """Yield a folder to write results into: ``path`` where it holds something, else one that becomes it on success.
+
+    Folders above ``path`` are made. After an error or an interruption a new ``path`` is not there.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "study" / "scores"
+    >>> with filling(target) as folder:
+    ...     write_json(folder / "config.json", {"seed": 0})
+    >>> [path.name for path in target.iterdir()]
+    ['config.json']
+    """
+    path = Path(path)
+    if path.is_dir() and any(path.iterdir()):
+        yield path
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as temporary:
+        temporary.mkdir()
+        yield temporary
 
 
 def write_json(path: str | Path, content: Any) -> None:
@@ -264,5 +317,46 @@ def write_netcdf(path: str | Path, dataset: xr.Dataset | xr.DataArray) -> None:
     >>> xr.load_dataset(target, engine="h5netcdf").correlation.values
     array([0.5 , 0.25])
     """
+    content = dataset.to_netcdf(engine="h5netcdf")  # in memory, as by new_hdf5
     with replacing(path) as temporary:
-        dataset.to_netcdf(temporary, engine="h5netcdf")
+        temporary.write_bytes(content)
+
+
+@contextlib.contextmanager
+def new_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Yield an HDF5 file that is made in memory and written when it is whole.
+
+    HDF5 that meets a full disk while it writes itself can take the process down, then or later.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> target = Path(tempfile.mkdtemp()) / "x.h5"
+    >>> with new_hdf5(target) as file:
+    ...     file["x"] = [1, 2]
+    >>> with h5py.File(target) as file:
+    ...     file["x"][:].tolist()
+    [1, 2]
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        yield file
+    path.write_bytes(content.getbuffer())
+
+
+def new_npy(path: Path, shape: tuple[int, ...]) -> np.memmap[Any, np.dtype[np.float32]]:
+    """Return a new npy file of float32 as a memory map, its space reserved where the system can do that.
+
+    A disk that is full is then an error here; later it would be a signal that ends the process.
+
+    Examples
+    --------
+    >>> import tempfile
+    >>> new_npy(Path(tempfile.mkdtemp()) / "x.npy", (2, 3)).sum()
+    np.float32(0.0)
+    """
+    array = npy_format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    if hasattr(os, "posix_fallocate"):
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+import signal
 import sys
 
 import typer
@@ -37,6 +39,7 @@ def register_verbs() -> None:
     from neuroattn.cli import (  # noqa: F401 (each registers its verb)
         attention_maps,
         cite,
+        compare_attention,
         decode_eeg,
         decode_eeg_study,
         doctor,
@@ -51,6 +54,7 @@ def register_verbs() -> None:
 
 def main() -> None:
     """Run the command; bad input ends with one line and exit code 2."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a batch system stops it as Ctrl-C does
     register_verbs()
     try:
         code = app(standalone_mode=False)
@@ -63,6 +67,11 @@ def main() -> None:
         message = " ".join(str(error).split()) or type(error).__name__
         typer.echo(f"Error: {message}", err=True)
         sys.exit(2)
+    except RuntimeError as error:  # torch's way to say that memory is not enough
+        if not re.search("can't allocate memory|out of memory", str(error)):
+            raise
+        typer.echo(f"Error: memory is not enough: {str(error).splitlines()[0]}", err=True)
+        sys.exit(2)
     if code == 130:  # what typer makes of Ctrl-C
-        typer.echo("Interrupted; finished work is kept, --resume continues", err=True)
+        typer.echo("Interrupted; nothing half-written is left, and commands with --resume go on", err=True)
     sys.exit(code)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -218,8 +219,14 @@ Config = Annotated[
 ]
 
 
-def default_cache() -> Path:
-    """Return the user's folder of stored features."""
+def default_cache(out: Path | None = None) -> Path:
+    """Return the user's folder of stored features; where that cannot be written, one beside ``out``, if given."""
     import pooch
 
-    return Path(pooch.os_cache("neuroattn")) / "features"
+    cache = Path(pooch.os_cache("neuroattn")) / "features"
+    above = next(folder for folder in (cache, *cache.parents) if folder.exists())
+    if out is None or (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
+        return cache
+    beside = Path(f"{out.resolve()}.features")
+    typer.echo(f"{cache} cannot be written; features are kept in {beside}", err=True)
+    return beside

@@ -49,7 +49,7 @@ def attention_maps(
     from neuroattn.analyses.fitted import find_fits, map_attention
     from neuroattn.datasets import read_images
     from neuroattn.encoding.network_encoders import resolve_device
-    from neuroattn.results import replacing
+    from neuroattn.results import filling
 
     fits = find_fits(encoder, only=model)
     found = read_images(images)
@@ -64,25 +64,23 @@ def attention_maps(
         maps = map_attention(
             encoder,
             found,
-            cache=cache or default_cache(),
+            cache=cache or default_cache(out),
             model=model,
             regions=chosen,
             per_head=per_head,
             device=device,
             progress=progress.update,
         )
-        out.parent.mkdir(parents=True, exist_ok=True)
         n_drawn = min(overlays, len(found))
-        with replacing(out) as temporary:
-            temporary.mkdir()
+        with filling(out) as folder:
             stored = maps.assign_coords({name: maps[name].astype(object) for name in ("roi", "hemisphere")})
-            stored.to_dataset().to_zarr(temporary / "attention.zarr", zarr_format=3, consolidated=False)
+            stored.to_dataset().to_zarr(folder / "attention.zarr", zarr_format=3, consolidated=False)
             for i in range(n_drawn):
                 progress.update("overlays", i, n_drawn)
                 one = maps.isel(stimulus=i).astype(np.float32).mean("seed")
                 figure = plot_image_attention(one, found[i])
                 name = f"{i:04d}_{str(maps.stimulus.values[i])[:80]}.png"
-                figure.savefig(temporary / name, dpi=150, facecolor="white")
+                figure.savefig(folder / name, dpi=150, facecolor="white")
             progress.update("overlays", n_drawn, n_drawn)
     typer.echo(
         f"{maps.sizes['query']} queries over {len(found)} images: {human_bytes(maps.nbytes)} in "

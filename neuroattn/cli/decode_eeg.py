@@ -168,9 +168,11 @@ def predict(
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.results import replacing
 
-    decoder = Decoder.load(model)
+    if out.exists():
+        raise FileExistsError(f"--out {out} exists; predictions are not overwritten")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out must lie in a folder that exists, got {out}")
+    decoder = Decoder.load(model)
     table = decoder.predict(read_trials(model, files))
     with replacing(out) as temporary:
         table.to_csv(temporary, index=False)

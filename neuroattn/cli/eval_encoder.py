@@ -67,8 +67,12 @@ def eval_encoder(
 
     fits = find_fits(encoder)
     device = resolve_device(device)
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"out {out} must be a folder, got a file")
     if (out / "scores.nc").exists():
         raise FileExistsError(f"{out / 'scores.nc'} exists; choose another folder")
+    averages = None if cache is None else cache / "nsd"
+    cache = cache or default_cache(out)
     sources = shared.recording_sources(
         demo=demo,
         data=data,
@@ -90,10 +94,10 @@ def eval_encoder(
             "space": space,
             "betas": betas,
             "split": split,
-            "cache": None if cache is None else cache / "nsd",
+            "cache": averages,
         },
         regions=shared.parse_regions(regions),
-        cache=cache or default_cache(),
+        cache=cache,
         seed=seed,
     )
     if len(sources) > 1:
@@ -108,7 +112,7 @@ def eval_encoder(
             encoder,
             source(progress.update),
             out,
-            cache=cache or default_cache(),
+            cache=cache,
             min_ceiling=min_ceiling,
             n_shuffles=shuffles,
             seed=seed,

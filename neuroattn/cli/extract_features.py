@@ -9,7 +9,7 @@ import typer
 
 from neuroattn.cli import app
 from neuroattn.cli._display import human_bytes, progress_bars
-from neuroattn.cli._options import layer_names
+from neuroattn.cli._options import default_cache, layer_names
 
 if TYPE_CHECKING:
     from neuroattn.datasets import Images
@@ -76,7 +76,6 @@ def extract_features(
     Example: neuroattn extract-features --data nsd --subject 1 --backbone dinov2_vitb14 --layers block11 --facet q
     --weights dinov2_vitb14_pretrain.pth --dtype float16 --dry-run
     """
-    from neuroattn.cli.fit_encoder import default_cache
     from neuroattn.encoding import features, load_backbone
     from neuroattn.encoding.network_encoders import resolve_device
 

@@ -14,8 +14,7 @@ import typer
 from neuroattn.cli import _options as shared
 from neuroattn.cli import app
 from neuroattn.cli._display import human_bytes, print_checks, print_group, print_scores, progress_bars
-from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, TRAINING, option
-from neuroattn.cli._options import default_cache as default_cache
+from neuroattn.cli._options import DATA, MODEL, RUN, STATISTICS, TRAINING, default_cache, option
 
 if TYPE_CHECKING:
     from neuroattn.datasets import Recording
@@ -233,7 +232,7 @@ def fit_encoder(
     if n_seeds is None:
         n_seeds = 2 if demo else 1  # the demo shows how far the maps of two seeds agree
     averages = None if cache is None else cache / "nsd"
-    cache = cache or default_cache()
+    cache = cache or default_cache(out)
     own_split = split is not None and split.partition("=")[0] in NSD_SPLITS
     nsd_split = layout == "nsd" and not demo and own_split
     sources = shared.recording_sources(

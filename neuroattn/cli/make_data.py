@@ -9,6 +9,7 @@ import typer
 
 from neuroattn.cli import make_data_app
 from neuroattn.cli._display import human_bytes, progress_bars
+from neuroattn.cli._options import default_cache
 
 if TYPE_CHECKING:
     from neuroattn.datasets import Recording
@@ -51,6 +52,7 @@ def make_algonauts(
             f"{len(numbers)} subjects, about {human_bytes(len(numbers) * size)} in {out}; nothing was written"
         )
         return
+    cache = cache or default_cache(out)
     network = load_backbone("demo")
     with progress_bars() as progress:
         for i, number in enumerate(numbers):
@@ -93,6 +95,7 @@ def make_nsd(
         size = n_images * (224 * 224 * 3 + 2 * 2 * 4 * MESH_SIZES["fsaverage5"])  # two trials an image
         typer.echo(f"1 subject, about {human_bytes(size)} in {out}; nothing was written")
         return
+    cache = cache or default_cache(out)
     network = load_backbone("demo")
     with progress_bars() as progress:
         recording = _simulate(network, cache, n_train, n_test, sessions, seed + subject - 1, progress)
@@ -102,7 +105,7 @@ def make_nsd(
 
 def _simulate(
     network: Backbone,
-    cache: Path | None,
+    cache: Path,
     n_train: int,
     n_test: int,
     sessions: int | None,
@@ -110,12 +113,11 @@ def _simulate(
     progress: Any,
 ) -> Recording:
     from neuroattn.analyses.demo import make_demo_recording
-    from neuroattn.cli.fit_encoder import default_cache
     from neuroattn.datasets import simulate_sessions
 
     recording = make_demo_recording(
         network,
-        cache or default_cache(),
+        cache,
         n_train=n_train,
         n_test=n_test,
         seed=seed,

@@ -115,7 +115,7 @@ def sample(
     Example: neuroattn predict-scanpath sample objects.csv --size 1680x1050 --model fitted --n 100 --out desk
     """
     from neuroattn.analyses.scanpath_figures import plot_scanpath
-    from neuroattn.results import replacing, write_netcdf
+    from neuroattn.results import filling, write_netcdf
     from neuroattn.scanpath import sampled_scanpaths
 
     if out.exists():
@@ -139,11 +139,10 @@ def sample(
     paths = sampled_scanpaths(samples, scene)
     first = paths[:3]
     groups = {f"first {len(first)} of {n} samples": first} | ({f"all {n}": paths} if n > len(first) else {})
-    with replacing(out) as temporary:
-        temporary.mkdir()
-        table.to_csv(temporary / "scanpaths.csv", index=False)
-        write_netcdf(temporary / "scanpaths.nc", samples)
-        plot_scanpath(scene, groups).savefig(temporary / "scanpaths.png", dpi=150, facecolor="white")
+    with filling(out) as folder:
+        table.to_csv(folder / "scanpaths.csv", index=False)
+        write_netcdf(folder / "scanpaths.nc", samples)
+        plot_scanpath(scene, groups).savefig(folder / "scanpaths.png", dpi=150, facecolor="white")
     typer.echo(f"{n} paths, {len(table)} fixations; {model} was fitted to {source}")
     typer.echo(f"Figure: {out / 'scanpaths.png'}")
 

@@ -6,7 +6,7 @@ import hashlib
 import itertools
 import json
 import math
-import shutil
+import tempfile
 import time
 import zipfile
 from collections import OrderedDict
@@ -712,20 +712,31 @@ def _holds(array: zarr.Array[Any], identity: dict[str, Any], n_images: int, dtyp
 def _create(
     folder: Path, shape: tuple[int, ...], chunk: int, dtype: str, attrs: dict[str, Any]
 ) -> zarr.Array[Any]:
-    if folder.exists():  # nothing but a damaged or foreign store has this name
-        shutil.rmtree(folder)
-    return zarr.create_array(
-        store=folder,
-        shape=shape,
-        chunks=(chunk, *shape[1:]),
-        dtype=dtype,
-        filters=None,
-        compressors=[Crc32cCodec()],
-        fill_value=float("nan"),  # features are finite, so NaN is a chunk that is missing
-        dimension_names=("stimulus", "channel", "y", "x")[: len(shape)],
-        attributes=attrs,
-        config={"write_empty_chunks": True},
-    )
+    """Put an empty store in its place, whole; the store of another process that was faster is taken as it is."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as hidden:
+        new = Path(hidden) / "new"
+        zarr.create_array(
+            store=new,
+            shape=shape,
+            chunks=(chunk, *shape[1:]),
+            dtype=dtype,
+            filters=None,
+            compressors=[Crc32cCodec()],
+            fill_value=float("nan"),  # features are finite, so NaN is a chunk that is missing
+            dimension_names=("stimulus", "channel", "y", "x")[: len(shape)],
+            attributes=attrs,
+        )
+        try:
+            new.rename(folder)
+        except OSError:
+            there = _open(folder, "r+")
+            identity = {name: value for name, value in attrs.items() if name != "backbone"}
+            if there is not None and _holds(there, identity, shape[0], dtype):
+                return there
+            folder.rename(Path(hidden) / "old")  # nothing but a damaged or foreign store has this name
+            new.rename(folder)
+    return zarr.open_array(folder, mode="r+")
 
 
 def _read_block(array: zarr.Array[Any], i: int) -> NDArray[Any]:

@@ -4,6 +4,8 @@ A test says which cells it proves with the mark ``fault(kind, part, fault, outco
 ``python tests/faults/cells.py`` collects the marks and writes the tables of docs/reference/faults.md anew.
 """
 
+import contextlib
+import io
 import sys
 from pathlib import Path
 from typing import NamedTuple
@@ -44,26 +46,28 @@ class Collector:
 def collect():
     """Return the cells of all tests beside this file, in the order of the tables."""
     collector = Collector()
-    code = pytest.main(["--collect-only", "-qq", "-p", "no:terminal", str(FOLDER)], plugins=[collector])
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        code = pytest.main(["--collect-only", "-qq", str(FOLDER)], plugins=[collector])
     if code:
-        raise SystemExit(f"{FOLDER} cannot be collected: {code!r}")
+        raise SystemExit(said.getvalue())
     return sorted(set(collector.cells))
 
 
 def tables(cells):
-    """Return the tables in Markdown: a row for each outcome of a part, with the faults that lead to it."""
+    """Return the tables in Markdown: a row for each outcome of a fault, with the parts that end so."""
     text = ""
     for kind, title in TITLES.items():
         own = [one for one in cells if one.kind == kind]
         rows = {}
-        for one in own:
-            rows.setdefault((one.part, one.outcome), []).append(one.fault)
+        for one in sorted(own, key=lambda one: (one.fault, one.outcome, one.part)):
+            rows.setdefault((one.fault, one.outcome), []).append(f"`{one.part}`")
         n_parts = len({one.part for one in own})
-        text += f"\n## {title}\n\n{len(own)} cells, {n_parts} parts.\n\n| part | fault | outcome |\n| --- | --- | --- |\n"
+        text += f"\n## {title}\n\n{len(own)} cells, {n_parts} parts.\n\n"
+        text += "| fault | outcome | where |\n| --- | --- | --- |\n"
         shown = None
-        for (part, outcome), faults in rows.items():
-            text += f"| {'' if part == shown else f'`{part}`'} | {'; '.join(faults)} | {outcome} |\n"
-            shown = part
+        for (fault, outcome), parts in rows.items():
+            text += f"| {'' if fault == shown else fault} | {outcome} | {', '.join(parts)} |\n"
+            shown = fault
     return text
 
 
