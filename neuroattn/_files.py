@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from neuroattn._checks import check_option
+
 _LONGEST = 200  # characters of a foreign text in an error
 _LONGEST_ROW = 2**20  # characters of the names of columns
 # What is opened as an image, whatever its name says: Pillow would hand PostScript to another program.
@@ -192,23 +194,17 @@ def read_config(folder: Path, classes: Iterable[str]) -> dict[str, Any]:
     --------
     >>> read_config(Path("nowhere"), ["RidgeEncoder"])
     Traceback (most recent call last):
-    FileNotFoundError: nowhere must hold config.json and model.safetensors, which save writes
+    FileNotFoundError: nowhere must hold config.json and model.safetensors of a model
     """
     path = folder / "config.json"
-    if not (path.exists() and (folder / "model.safetensors").exists()):
-        raise FileNotFoundError(f"{folder} must hold config.json and model.safetensors, which save writes")
-    check_file(folder / "model.safetensors")
+    if not path.exists():
+        raise FileNotFoundError(f"{folder} must hold config.json and model.safetensors of a model")
     config = read_json(path)
-    known = list(classes)
-    if (
-        not isinstance(config, dict)
-        or config.get("class") not in known
-        or not isinstance(config.get("params"), dict)
-    ):
-        raise ValueError(
-            f"{path} must be of class {' or '.join(known)} with its params, got {shorten(config)}"
-        )
-    return config
+    with reading(f"{path} must describe a model:"):
+        check_option("class", config["class"], classes)
+        described: dict[str, Any] = {**config, "params": dict(config["params"])}
+    check_file(folder / "model.safetensors", "the numbers of the model")
+    return described
 
 
 @contextmanager

@@ -16,7 +16,8 @@ LINKED = ("kernels", "datasets", "analyses")
 # From left to right; a module imports only from its left. Domains share a place and never import each other.
 ORDER = [
     ("neuroattn",),
-    ("_checks", "_extras", "_files"),
+    ("_checks", "_extras"),
+    ("_files",),
     ("_references",),
     ("_backbones",),
     ("results",),
