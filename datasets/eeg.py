@@ -321,6 +321,11 @@ def load_eeg(
         If a file has no annotations or none that ``events`` names, a channel is flat or holds NaN, files disagree in
         channels or sampling rate, or there is one class only.
 
+    Warns
+    -----
+    UserWarning
+        If an EDF, BDF or BrainVision recording ends before its header or its markers say; what is there is read.
+
     Examples
     --------
     >>> import mne, tempfile
@@ -467,9 +472,10 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     """Read one recording, spell its channels as in the 10-05 system and pick; return it and its bad channels."""
     import mne
 
-    if path.suffix.lower() == ".vhdr":
-        _check_parts(path)
     try:
+        for part in _parts(path).values():
+            if part.exists():
+                check_file(part)
         if is_bids:
             mne_bids = import_extra("mne_bids", "bids", "reading a BIDS folder")
             raw = mne_bids.read_raw_bids(
@@ -478,12 +484,13 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
         else:
             raw = mne.io.read_raw(path, verbose="error")
         raw.load_data(verbose="error")
-        if path.suffix.lower() in (".edf", ".bdf"):
-            _warn_of_cut(path)
+        beyond = _what_is_missing(path, len(raw.times))
     except ImportError:
         raise
     except Exception as error:  # readers meet damaged files with errors of every kind, assertions among them
         raise refusal(f"{path.name} cannot be read:", error) from None
+    if beyond:
+        warnings.warn(f"{path.name} is cut: {beyond}; what is there is read", UserWarning, stacklevel=3)
     if not len(raw.annotations):
         raise ValueError(f"{path.name} must have annotations that mark the cues, got none")
     raw.rename_channels(standard_names(raw.ch_names), verbose="error")
@@ -512,30 +519,31 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     return raw, bads
 
 
-def _warn_of_cut(path: Path) -> None:
-    """Say that an EDF or BDF file ends before the last of the records that its header counts."""
-    with path.open("rb") as file:
-        head = file.read(256)
-        n_signals = int(head[252:256])
-        file.seek(256 + 216 * n_signals)
-        n_samples = sum(int(file.read(8)) for _ in range(n_signals))
-    width = 3 if path.suffix.lower() == ".bdf" else 2  # bytes
-    missing = int(head[184:192]) + int(head[236:244]) * n_samples * width - path.stat().st_size
-    if missing > 0:
-        warnings.warn(
-            f"{path.name} is cut: {missing} bytes of its records are missing; the others are read",
-            UserWarning,
-            stacklevel=4,
-        )
+def _what_is_missing(path: Path, n_times: int) -> str:
+    """Return what a recording should hold beyond its end: mne reads one that is cut without a word."""
+    if path.suffix.lower() in (".edf", ".bdf"):
+        with path.open("rb") as file:
+            head = file.read(256)
+            n_signals = int(head[252:256])
+            file.seek(256 + 216 * n_signals)
+            n_samples = sum(int(file.read(8)) for _ in range(n_signals))
+        width = 3 if path.suffix.lower() == ".bdf" else 2  # bytes
+        n_bytes = int(head[184:192]) + int(head[236:244]) * n_samples * width - path.stat().st_size
+        return f"{n_bytes} bytes of its records are missing" if n_bytes > 0 else ""
+    markers = _parts(path).get("MarkerFile")
+    if markers is None or not markers.is_file():
+        return ""
+    places = re.findall(r"(?m)^Mk\d+=[^,]*,[^,]*,(\d{1,18})", markers.read_text("latin-1"))
+    beyond = sum(int(place) > n_times for place in places)
+    return f"{beyond} of its markers lie beyond its signals" if beyond else ""
 
 
-def _check_parts(path: Path) -> None:
-    """Refuse a header of BrainVision that names what is no file, or one of another folder."""
-    with reading(f"{path.name} cannot be read:"):
-        for name in re.findall(r"(?m)^\s*(?:DataFile|MarkerFile)\s*=\s*(.*?)\s*$", path.read_text("latin-1")):
-            part = below(path.parent, name)
-            if part.exists():
-                check_file(part)
+def _parts(path: Path) -> dict[str, Path]:
+    """Return the files that a header of BrainVision names; they must lie in its folder."""
+    if path.suffix.lower() != ".vhdr":
+        return {}
+    named = re.findall(r"(?m)^\s*(DataFile|MarkerFile)\s*=\s*(.*?)\s*$", path.read_text("latin-1"))
+    return {key: below(path.parent, name) for key, name in named}
 
 
 def _cut(

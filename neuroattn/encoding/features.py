@@ -103,10 +103,14 @@ class FeatureStore:
         # A description may claim any number of chunks of any size, so what is there is counted first.
         sizes = [file.stat().st_size for file in (self.path / "c").rglob("*") if file.is_file()]
         claimed = math.prod(array.chunks) * array.dtype.itemsize
-        if len(sizes) < array.nchunks or max(sizes, default=0) < claimed:
+        if len(sizes) < array.nchunks:
             raise ValueError(
-                f"{self.path} holds {len(sizes)} of {array.nchunks} chunks of {claimed} bytes; "
-                "extract features again to complete it"
+                f"{self.path} holds {len(sizes)} of {array.nchunks} chunks; extract features again to complete it"
+            )
+        if max(sizes) < claimed:
+            raise ValueError(
+                f"{self.path} has chunks of at most {max(sizes)} bytes, but describes {claimed}; "
+                "extract features again to repair it"
             )
         if array.nchunks_initialized != array.nchunks:
             raise ValueError(
