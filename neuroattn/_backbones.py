@@ -627,14 +627,15 @@ def _create(architecture: str, weights: str | Path | None, options: dict[str, An
             model: nn.Module = timm.create_model(
                 architecture, pretrained=weights != "random", pretrained_cfg_overlay=overlay, **options
             )
-        except OSError as error:
-            published = timm.get_pretrained_cfg(architecture)
-            place = f"https://huggingface.co/{published.hf_hub_id if published else architecture}"
-            raise OSError(
-                f"weights of {architecture} cannot be downloaded ({_first_line(error)}); give weights=FILE, "
-                f"for instance model.safetensors of {place}, or use the backbone 'demo'"
-            ) from error
         except Exception as error:
+            # A proxy that refuses is an error of the HTTP client, which is no OSError.
+            if isinstance(error, OSError) or type(error).__module__.startswith("httpx"):
+                published = timm.get_pretrained_cfg(architecture)
+                place = f"https://huggingface.co/{published.hf_hub_id if published else architecture}"
+                raise OSError(
+                    f"weights of {architecture} cannot be downloaded ({_first_line(error)}); give weights=FILE, "
+                    f"for instance model.safetensors of {place}, or use the backbone 'demo'"
+                ) from error
             if overlay is None and "No pretrained weights" not in str(error):
                 raise
             raise ValueError(f"weights {weights} do not fit {architecture}: {_first_line(error)}") from error

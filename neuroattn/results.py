@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import h5netcdf
 import h5py
 import numpy as np
 import pandas as pd
@@ -317,9 +318,12 @@ def write_netcdf(path: str | Path, dataset: xr.Dataset | xr.DataArray) -> None:
     >>> xr.load_dataset(target, engine="h5netcdf").correlation.values
     array([0.5 , 0.25])
     """
-    content = dataset.to_netcdf(engine="h5netcdf")  # in memory, as by new_hdf5
+    whole = dataset.to_dataset() if isinstance(dataset, xr.DataArray) else dataset
+    content = io.BytesIO()  # as for new_hdf5; on a worker of dask, to_netcdf writes to paths only
+    with h5netcdf.File(content, "w") as file:
+        whole.dump_to_store(xr.backends.H5NetCDFStore(file))
     with replacing(path) as temporary:
-        temporary.write_bytes(content)
+        temporary.write_bytes(content.getbuffer())
 
 
 @contextlib.contextmanager

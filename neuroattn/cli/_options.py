@@ -221,9 +221,9 @@ Config = Annotated[
 
 def default_cache(out: Path | None = None) -> Path:
     """Return the user's folder of stored features; where that cannot be written, one beside ``out``, if given."""
-    import pooch
+    from neuroattn.encoding.features import user_cache
 
-    cache = Path(pooch.os_cache("neuroattn")) / "features"
+    cache = user_cache()
     above = next(folder for folder in (cache, *cache.parents) if folder.exists())
     if out is None or (above.is_dir() and os.access(above, os.W_OK | os.X_OK)):
         return cache

@@ -295,6 +295,19 @@ def extract_features(
     return stores[""] if isinstance(backbone, Backbone) else stores
 
 
+def user_cache() -> Path:
+    """Return the user's folder of stored features.
+
+    Examples
+    --------
+    >>> user_cache().parts[-2:]
+    ('neuroattn', 'features')
+    """
+    import pooch
+
+    return Path(pooch.os_cache("neuroattn")) / "features"
+
+
 def _by_layer(backbone: Backbone | Mapping[str, Backbone], pool: int | None) -> Mapping[str, Backbone]:
     """Return backbones by name, after a check that they can be pooled."""
     backbones = {"": backbone} if isinstance(backbone, Backbone) else backbone

@@ -1,6 +1,7 @@
 """Commands that are asked for what cannot be: one line, and what exists stays."""
 
 import pytest
+from huggingface_hub.errors import HTTPError
 
 from .cells import cell
 from .outcomes import contents
@@ -110,28 +111,39 @@ def test_the_results_of_another_study_are_there(verb, run, whole):
     assert contents(out) == before
 
 
-@pytest.mark.parametrize(
-    ("verb", "options"),
-    [
-        cell(
-            "verb", name, "no network", "one line that names the file to give instead", BY_NAME[name], options
-        )
-        for name, options in {
-            "fit-encoder": "--backbone resnet18",
-            "extract-features": "--backbone resnet18",
-            "search run": "--backbone resnet18",
-            "search asymmetry": "--backbone resnet18",
-        }.items()
-    ],
-)
-def test_weights_cannot_be_downloaded(verb, options, run, tmp_path, monkeypatch):
+DOWNLOADS = ("fit-encoder", "extract-features", "search run", "search asymmetry")
+GIVE_A_FILE = "one line that names the file to give instead"
+
+
+@pytest.fixture
+def offline(monkeypatch, tmp_path):
+    """Nothing is stored, and no time is lost before it is tried again."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(
-        "huggingface_hub.utils._http.time.sleep", lambda seconds: None
-    )  # before it tries again
-    line = verb.line(tmp_path / "out").replace("--weights random", "").replace("--layers block1,block3", "")
-    code, err = run(f"{line} {options}")
+    monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", lambda seconds: None)
+
+
+def refuses_to_download(run, verb, out):
+    line = verb.line(out).replace("--weights random", "").replace("--layers block1,block3", "")
+    code, err = run(f"{line} --backbone resnet18")
     refused(code, err)
     assert "weights of resnet18 cannot be downloaded" in err
     assert "give weights=FILE, for instance model.safetensors of https://huggingface.co/timm/resnet18." in err
-    assert not (tmp_path / "out").exists()
+    assert not out.exists()
+
+
+@pytest.mark.parametrize(
+    "verb", [cell("verb", name, "no network", GIVE_A_FILE, BY_NAME[name]) for name in DOWNLOADS]
+)
+def test_weights_cannot_be_downloaded(verb, run, tmp_path, offline):
+    refuses_to_download(run, verb, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    "verb", [cell("verb", name, "a proxy that refuses", GIVE_A_FILE, BY_NAME[name]) for name in DOWNLOADS]
+)
+def test_a_proxy_refuses(verb, run, tmp_path, offline, monkeypatch):
+    def refuse(*args, **options):
+        raise HTTPError("403 Forbidden")
+
+    monkeypatch.setattr("timm.models._builder.load_state_dict_from_hf", refuse)
+    refuses_to_download(run, verb, tmp_path / "out")

@@ -247,7 +247,7 @@ def test_two_processes_fill_one_store(tmp_path):
 def test_folder_that_cannot_be_made_is_named(tmp_path):
     file = tmp_path / "file"
     file.write_text("not a folder")
-    with pytest.raises(OSError, match=r"features cannot be written to .*file.*: Not a directory"):
+    with pytest.raises(OSError, match=r"features cannot be written to .*file.*: File exists"):
         extract_features(make_images(), make_backbone(), file)
 
 
