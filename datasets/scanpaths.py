@@ -561,10 +561,7 @@ class ScanpathDataset(Sequence[Scanpath]):
         with reading(f"{data_file} must hold fixations, got"):
             if "image_size" in data.attrs:
                 data.attrs["image_size"] = tuple(map(int, data.attrs["image_size"]))
-            dataset = cls(data, scenes)
-            for _ in dataset:  # each trial is checked when it is made
-                pass
-        return dataset
+            return cls(data, scenes)
 
 
 def _merged(path: Scanpath) -> Scanpath:
