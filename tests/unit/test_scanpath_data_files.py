@@ -36,6 +36,7 @@ from neuroattn.datasets import (
     write_scanpaths,
     write_visions,
 )
+from neuroattn.results import Scanpath
 
 TRIAL = {
     "name": "000000000001.jpg",
