@@ -60,14 +60,7 @@ SUBJECT = "nsddata_betas/ppdata/subj01"
 LABELS = "nsddata/freesurfer/fsaverage/label"
 
 
-OPTIONAL = (
-    "instances.json",
-    "objects.tsv",
-    "sub-2_events.tsv",
-    "array0001.png_sub-2.tsv",
-    "subj1_scanpaths.json",
-)
-OPTIONAL += ("streams.mgz.ctab", "a.mgz.ctab", "betas_session02.nii.gz", "betas_session01.hdf5")
+OPTIONAL = ("instances.json", "objects.tsv", "streams.mgz.ctab", "a.mgz.ctab")
 
 
 class Reader(NamedTuple):

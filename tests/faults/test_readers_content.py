@@ -328,7 +328,7 @@ def test_numbers_in_binary_files(part, change, tmp_path_factory):
     check_refused(part, tmp_path_factory, change)
 
 
-@pytest.mark.parametrize("part", on("NaN", "the unit dropped, said so", "load_arrays: npy"))
+@pytest.mark.parametrize("part", on("NaN", "the unit is left out", "load_arrays: npy"))
 def test_units_that_are_no_numbers(part, tmp_path_factory):
     with damaging(READERS[part], tmp_path_factory) as (folder, file, content):
         whole = whole_of(READERS[part], folder, file, content)
