@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,6 +13,7 @@ import pandas as pd
 from safetensors.numpy import load_file, save_file
 
 from neuroattn._checks import check_option
+from neuroattn._files import check_file, read_json, reading
 from neuroattn.analyses.decoding import Condition, check_pipeline, new_estimator
 from neuroattn.datasets.eeg import Trials, load_eeg
 from neuroattn.eeg import MotorImageryClassifier
@@ -152,28 +153,34 @@ class Decoder:
         """Load a decoder that :meth:`save` wrote."""
         folder = Path(folder)
         about = _about(folder)
-        condition = dict(about["condition"])
-        band = condition.pop("band")
-        estimator: Any
+        estimator: Any = None
+        tensors: dict[str, np.ndarray[Any, Any]] = {}
         if (folder / "network").is_dir():
             estimator = MotorImageryClassifier.load(folder / "network")
         else:
-            estimator = new_estimator(
-                check_pipeline(about["pipeline"]),
-                sfreq=about["sfreq"],
-                ch_names=about["ch_names"],
-                n_epochs=1,
-                seed=about["seed"],
+            check_file(folder / "model.safetensors")
+            with reading(f"{folder / 'model.safetensors'} cannot be read:"):
+                tensors = load_file(folder / "model.safetensors")
+        with reading(f"{folder} must hold a decoder that save wrote, got"):
+            if estimator is None:
+                estimator = new_estimator(
+                    check_pipeline(about["pipeline"]),
+                    sfreq=about["sfreq"],
+                    ch_names=about["ch_names"],
+                    n_epochs=1,
+                    seed=about["seed"],
+                )
+                _restore(estimator, tensors, about["classes"])
+            condition = dict(about["condition"])
+            band = condition.pop("band")
+            return cls(
+                about["pipeline"],
+                estimator,
+                Condition(band=None if band is None else tuple(band), **condition),
+                tuple(about["ch_names"]),
+                about["sfreq"],
+                about["seed"],
             )
-            _restore(estimator, load_file(folder / "model.safetensors"), about["classes"])
-        return cls(
-            about["pipeline"],
-            estimator,
-            Condition(band=None if band is None else tuple(band), **condition),
-            tuple(about["ch_names"]),
-            about["sfreq"],
-            about["seed"],
-        )
 
 
 def read_trials(folder: str | Path, files: Sequence[str | Path]) -> Trials:
@@ -193,14 +200,18 @@ def read_trials(folder: str | Path, files: Sequence[str | Path]) -> Trials:
     FileNotFoundError: nowhere must be the folder of a decoder, with decoder.json
     """
     about = _about(Path(folder))
-    return load_eeg(files, channels=about["ch_names"], **about["cut"])
+    with reading(f"{Path(folder) / 'decoder.json'} must say how trials were cut, got"):
+        cut = inspect.signature(load_eeg).bind([], channels=about["ch_names"], **about["cut"]).kwargs
+    return load_eeg(files, **cut)
 
 
 def _about(folder: Path) -> dict[str, Any]:
-    if not (folder / "decoder.json").is_file():
+    path = folder / "decoder.json"
+    if not path.exists():
         raise FileNotFoundError(f"{folder} must be the folder of a decoder, with decoder.json")
-    about: dict[str, Any] = json.loads((folder / "decoder.json").read_text())
-    check_option("class", about.get("class", ""), (Decoder.__name__,))
+    about: dict[str, Any] = read_json(path)
+    with reading(f"{path} must describe a decoder, got"):
+        check_option("class", about.get("class", ""), (Decoder.__name__,))
     return about
 
 
@@ -219,5 +230,7 @@ def _restore(pipeline: Any, state: Mapping[str, np.ndarray[Any, Any]], classes: 
     """Give an unfitted pipeline the numbers of a fitted one."""
     for place, value in state.items():
         step, _, name = place.partition(".")
+        if name.startswith("_") or not name.endswith("_"):
+            raise ValueError(f"{place!r}, which is no fitted number")
         setattr(pipeline.named_steps[step], name, value if value.ndim else value.item())
     pipeline[-1].classes_ = np.asarray(classes)

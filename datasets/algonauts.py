@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-import json
 import re
+import reprlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ import xarray as xr
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
+from neuroattn._files import check_file, read_json, read_netcdf, refusal, shorten
 from neuroattn.datasets._pickled import read_pickled
 from neuroattn.datasets.recording import FileCheck, ImageFiles, Recording, Responses
 from neuroattn.datasets.regions import ROI_CLASSES, region_class
@@ -112,7 +113,9 @@ def load_algonauts(root: str | Path, subject: int) -> Recording:
         stimulus_ids = np.asarray(simulation["stimulus_ids"][: len(stimulus_ids)])
         membership = {region: membership[region] for region in simulation["rois"]}
     truth = read_truth(folder)
-    if truth is not None and n_dropped and "unit" in truth.dims:
+    if truth is not None and "unit" in truth.dims:
+        if truth.sizes["unit"] != sum(sizes):
+            raise ValueError(f"{folder / 'truth.nc'} must have {sum(sizes)} units, got {truth.sizes['unit']}")
         truth = truth.isel(unit=keep)
     return Recording(
         name=folder.name if simulation is None else simulation["name"],
@@ -301,14 +304,13 @@ def _ceiling_files(folder: Path) -> list[Path]:
 
 def _read_npy(path: Path, shape: tuple[int, ...], kinds: str, meaning: str) -> NDArray[Any]:
     """Memory-map an array and check its shape and kind; pickled content is refused."""
+    check_file(path, f"{shape} for {meaning}")
     try:
-        array = npy_format.open_memmap(path, mode="r")
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist; expected {shape} for {meaning}") from None
-    except (ValueError, EOFError, OSError) as error:
-        raise ValueError(
-            f"{path} is no whole npy file of shape {shape} for {meaning}, found {_size(path)} bytes: {error}"
-        ) from None
+        with np.errstate(over="raise"):  # of the product of sizes that a header claims
+            array = npy_format.open_memmap(path, mode="r")
+    except Exception as error:
+        whole = f"{path} is no whole npy file of shape {shape} for {meaning}, found {_size(path)} bytes:"
+        raise refusal(whole, error) from None
     if array.shape != shape:
         raise ValueError(f"{path} must have shape {shape} for {meaning}, got {array.shape}")
     if array.dtype.kind not in kinds:
@@ -383,8 +385,7 @@ def _read_rois(folder: Path, sizes: Sequence[int]) -> dict[str, NDArray[np.bool_
 
 def _read_mapping(path: Path) -> dict[int, str]:
     """Read the pickled names of one class: ``{1: name, ...}`` without the unnamed zero."""
-    if not path.exists():
-        raise FileNotFoundError(f"{path} does not exist; expected the names of the labels of its class")
+    check_file(path, "the names of the labels of its class")
     try:
         content = read_pickled(path)
     except ValueError as error:
@@ -392,7 +393,8 @@ def _read_mapping(path: Path) -> dict[int, str]:
     if not isinstance(content, dict) or not all(
         isinstance(label, int | np.integer) and isinstance(name, str) for label, name in content.items()
     ):
-        raise ValueError(f"{path} must hold a dictionary of whole numbers to names, got {content!r:.80}")
+        shown = reprlib.repr(content)  # lists in lists may be small in a file and endless as text
+        raise ValueError(f"{path} must hold a dictionary of whole numbers to names, got {shorten(shown)}")
     return {int(label): str(name) for label, name in content.items() if label != 0}
 
 
@@ -417,15 +419,16 @@ def read_simulation(folder: Path, n_rows: int, rois: set[str] | None = None) -> 
     if not path.exists():
         return None
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = read_json(path)
         fits = (
             content["simulated"] is True
             and isinstance(content["name"], str)
             and content["surface"] in MESH_SIZES
             and (rois is None or sorted(content["rois"]) == sorted(rois))
             and len(content["stimulus_ids"]) >= n_rows
+            and all(isinstance(name, str) for name in content["stimulus_ids"])
         )
-    except (ValueError, KeyError, TypeError) as error:
+    except (KeyError, TypeError) as error:
         raise ValueError(f"{path} must describe a simulated subject: {error!r}") from None
     if not fits:
         raise ValueError(f"{path} must have the regions and the {n_rows} stimulus ids of its subject")
@@ -437,10 +440,8 @@ def read_truth(folder: Path) -> xr.Dataset | None:
     path = folder / "truth.nc"
     if not path.exists():
         return None
-    try:
-        return xr.load_dataset(path, engine="h5netcdf")
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read as netCDF: {error}") from None
+    truth: xr.Dataset = read_netcdf(path, f"{path} cannot be read as netCDF:")
+    return truth
 
 
 # Writing
@@ -532,7 +533,7 @@ def _describe(path: Path) -> str:
         return "missing"
     try:
         array = npy_format.open_memmap(path, mode="r")
-    except (ValueError, EOFError, OSError):
+    except Exception:  # numpy reports damaged files in many ways
         return "unreadable"
     kind = {"f": "float", "i": "int", "u": "int", "b": "int"}.get(array.dtype.kind, str(array.dtype))
     return f"{kind} {array.shape}"

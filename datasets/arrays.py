@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import re
 import warnings
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
-from xml.parsers.expat import ExpatError
 
 import numpy as np
 from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from neuroattn._checks import check_option
+from neuroattn._files import below, listed, open_hdf5, read_json, read_table, reading, refusal, shorten
 from neuroattn.datasets._pickled import read_pickled
 from neuroattn.datasets.recording import FileCheck, ImageFiles, Images, Recording, Responses, content_ids
 from neuroattn.datasets.surfaces import MESH_SIZES
@@ -295,6 +293,8 @@ def check_exists(argument: str, spec: str | Path) -> str:
     path, _ = _split_key(spec)
     if not path.exists():
         raise FileNotFoundError(f"{argument} {path} does not exist")
+    if not (path.is_file() or path.is_dir()):
+        raise ValueError(f"{argument} {path} must be a file, got a pipe or device")
     return argument
 
 
@@ -309,11 +309,8 @@ def _reading(argument: str, path: Path) -> Iterator[None]:
         yield
     except _NoKeyError as error:
         raise _NoKeyError(f"{argument} {path} {error}") from None
-    except (OSError, EOFError, ValueError, TypeError, KeyError, NotImplementedError, UserWarning) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(f"{argument} {path} cannot be read: {reason}") from None
-    except (zipfile.BadZipFile, zlib.error) as error:
-        raise ValueError(f"{argument} {path} cannot be read, it is damaged: {error}") from None
+    except Exception as error:
+        raise refusal(f"{argument} {path} cannot be read:", error) from None
 
 
 def _read(argument: str, spec: str | Path, *, text: bool = False) -> NDArray[Any]:
@@ -331,9 +328,13 @@ def _read(argument: str, spec: str | Path, *, text: bool = False) -> NDArray[Any
             content = read_pickled(path)
             if not isinstance(content, dict):
                 raise ValueError("it holds no dictionary of arrays")
-            return np.asarray(content[_pick(content, key)])
+            array = content[_pick(content, key)]
+            if not isinstance(array, np.ndarray):
+                raise ValueError(f"it holds no array but {type(array).__name__}")
+            return array
         if suffix == ".npy":
-            return npy_format.open_memmap(path, mode="r")
+            with np.errstate(over="raise"):  # of the product of sizes that a header claims
+                return npy_format.open_memmap(path, mode="r")
         if suffix == ".npz":
             if not zipfile.is_zipfile(path):
                 raise ValueError("it is no npz archive")
@@ -351,6 +352,7 @@ def _read(argument: str, spec: str | Path, *, text: bool = False) -> NDArray[Any
                 delimiter="," if suffix == ".csv" else "\t",
                 comments=None,
                 quotechar='"',
+                encoding="utf-8-sig",
             )
 
 
@@ -361,7 +363,7 @@ def _holds_object(path: Path) -> bool:
             if npy_format.read_magic(file) != (1, 0):
                 return False
             shape, _, dtype = npy_format.read_array_header_1_0(file)
-    except (OSError, ValueError):
+    except Exception:  # numpy reports damaged headers in many ways
         return False
     return shape == () and bool(dtype.hasobject)
 
@@ -373,38 +375,31 @@ def _pick(keys: Iterable[str], key: str | None) -> str:
     if key is None and len(known) == 1:
         return known[0]
     if key is None:
-        raise _NoKeyError(f"holds several arrays; add one of the keys {', '.join(known)} as FILE:key")
+        raise _NoKeyError(f"holds several arrays; add one of the keys {listed(known)} as FILE:key")
     if key not in known:
-        raise _NoKeyError(f"has no key {key!r}, only {', '.join(known)}")
+        raise _NoKeyError(f"has no key {key!r}, only {listed(known)}")
     return key
 
 
 def _read_mat(path: Path, key: str | None) -> NDArray[Any]:
     import h5py
-    from scipy.io import loadmat
-    from scipy.io.matlab import MatReadError
+    from scipy.io import loadmat, whosmat
 
     if h5py.is_hdf5(path):  # version 7.3, whose axes are reversed
         array = _read_hdf5(path, key).T
         if h5py.check_ref_dtype(array.dtype) is not None:
             raise ValueError("it holds cells; save text as version 7")
         return array if array.ndim > 2 else np.squeeze(array)
-    try:
-        content = loadmat(path, squeeze_me=True)
-    except MatReadError as error:
-        raise ValueError(str(error)) from None
-    content = {name: x for name, x in content.items() if not name.startswith("__")}
-    name = _pick(content, key)
-    array = np.asarray(content[name])
-    if array.ndim == 3:  # a volume of one slice keeps its axes
-        array = np.asarray(loadmat(path, variable_names=[name])[name])
-    return array
+    shapes = {name: shape for name, shape, _ in whosmat(path) if not name.startswith("__")}
+    name = _pick(shapes, key)
+    squeezed = sum(n != 1 for n in shapes[name]) != 3  # a volume of one slice keeps its axes
+    return np.asarray(loadmat(path, squeeze_me=squeezed, variable_names=[name])[name])
 
 
 def _read_hdf5(path: Path, key: str | None) -> NDArray[Any]:
     import h5py
 
-    with h5py.File(path) as file:
+    with open_hdf5(path) as file:
         names: list[str] = []
         file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
         names = [name for name in names if not name.startswith("#")]  # what MATLAB's cells refer to
@@ -422,7 +417,14 @@ def _read_texts(argument: str, spec: str | Path) -> list[str]:
     array = _read(argument, spec, text=True)
     if array.ndim != 1:
         raise ValueError(f"{argument} {spec} must be a list, got shape {array.shape}")
-    return [x.decode() if isinstance(x, bytes) else str(x).strip() for x in array.tolist()]
+    with _reading(argument, _split_key(spec)[0]):
+        return [_text(x) for x in array.tolist()]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, bytes | str | int | float):
+        raise ValueError(f"it holds {type(value).__name__} where a text is due")
+    return value.decode() if isinstance(value, bytes) else str(value).strip()
 
 
 def _read_volume(argument: str, path: str | Path) -> tuple[NDArray[Any], Any]:
@@ -431,11 +433,8 @@ def _read_volume(argument: str, path: str | Path) -> tuple[NDArray[Any], Any]:
 
     check_exists(argument, path)
     with _reading(argument, Path(path)):
-        try:
-            image: Any = nibabel.load(path)
-            return np.asanyarray(image.dataobj), image
-        except nibabel.filebasedimages.ImageFileError as error:
-            raise ValueError(str(error)) from None
+        image: Any = nibabel.load(path)
+        return np.asanyarray(image.dataobj), image
 
 
 def read_mask(mask: str | Path) -> tuple[NDArray[np.bool_], Any]:
@@ -506,6 +505,8 @@ def _read_responses(responses: str | Path, orientation: str, mask: str | Path | 
         if table.ndim != 2:
             axes = orientation.replace("-", ", ")
             raise ValueError(f"responses {spec} must have shape ({axes}), got {table.shape}")
+    if not table.size:
+        raise ValueError(f"responses {spec} must have a stimulus and a unit, got shape {table.shape}")
     n_units = table.shape[1]
     index = np.full(n_units, -1)
     if mask is not None:
@@ -550,10 +551,14 @@ def _average_trials(
     """Average the trials of each stimulus; return the averages and the noise ceiling."""
     stimulus, session = _read_trials(spec, source)
     if stimulus_ids is None:
-        if not all(text.isdecimal() for text in stimulus):
+        if not all(text.isdecimal() and len(text) < 10 for text in stimulus):
             raise ValueError(f"trials {spec} must count images from 0 where there are no stimulus_ids")
         row = np.array([int(text) for text in stimulus])
         n = int(row.max()) + 1
+        if n > len(row):
+            raise ValueError(
+                f"trials {spec} must show every stimulus, got number {n - 1} in {len(row)} trials"
+            )
         ids = [str(i) for i in range(n)]
     else:
         ids = _read_texts("stimulus_ids", stimulus_ids)
@@ -563,7 +568,7 @@ def _average_trials(
         unknown = [name for name in stimulus if name not in row_of]
         if unknown:
             raise ValueError(
-                f"trials {spec} show {unknown[0]!r}, which stimulus_ids {stimulus_ids} does not have"
+                f"trials {spec} show {shorten(repr(unknown[0]))}, which stimulus_ids {stimulus_ids} does not have"
             )
         row = np.array([row_of[name] for name in stimulus])
     counts = np.bincount(row, minlength=len(ids))
@@ -594,17 +599,13 @@ def _average_trials(
 
 def _read_trials(spec: str | Path, source: _Source) -> tuple[list[str], NDArray[np.str_] | None]:
     """Return the stimulus and, if the table has it, the session of each trial."""
-    import pandas as pd
-
     check_exists("trials", spec)
     path = Path(spec)
     if path.suffix.lower() not in (".csv", ".tsv"):
         raise ValueError(f"trials {spec} must be a .csv or .tsv table")
-    with _reading("trials", path):
-        separator = "\t" if path.suffix.lower() == ".tsv" else ","
-        content = pd.read_csv(path, sep=separator, dtype=str, keep_default_na=False)
+    content = read_table(path, f"trials {path} cannot be read:")
     if "stimulus" not in content:
-        raise ValueError(f"trials {spec} must have a column 'stimulus', got {', '.join(content.columns)}")
+        raise ValueError(f"trials {spec} must have a column 'stimulus', got {listed(content)}")
     if len(content) != source.n_stimuli:
         raise ValueError(
             f"responses {source.spec} has {source.n_stimuli} trials, but trials {spec} has {len(content)}"
@@ -655,10 +656,9 @@ def read_gifti_file(argument: str, path: Path) -> tuple[str, NDArray[Any]]:
 
     check_exists(argument, path)
     with _reading(argument, path):
-        try:
-            image: Any = nibabel.load(path)
-        except (nibabel.filebasedimages.ImageFileError, ExpatError) as error:
-            raise ValueError(str(error)) from None
+        image: Any = nibabel.load(path)
+        for array in image.darrays:  # SPM keeps the numbers in a file beside this one
+            below(path.parent, array.ext_fname)
         columns = [np.asarray(array.data) for array in image.darrays]
         if not columns:
             raise ValueError("it has no data arrays")
@@ -745,15 +745,26 @@ def _sort_images(spec: str | Path, names: Iterable[str]) -> list[str]:
     )
     if not images:
         raise ValueError(f"images {spec} must hold {', '.join(sorted(_IMAGE_SUFFIXES))} files, found none")
+    if len(set(images)) < len(images):
+        raise ValueError(
+            f"images {spec} must hold each image once, got {len(images) - len(set(images))} again"
+        )
     if len({re.sub(r"\d+", "#", name) for name in images}) == 1:
-        numbered = sorted(images, key=lambda name: [int(number) for number in re.findall(r"\d+", name)])
+        numbered = sorted(images, key=_numbers_in)
         for text, number in zip(images, numbered, strict=True):
             if text != number:
                 raise ValueError(
-                    f"images {spec} must sort alike as text and by number, got {text} where {number} is due; "
+                    f"images {spec} must sort alike as text and by number, got {shorten(text)} where {shorten(number)} "
+                    "is due; "
                     "pad the numbers with zeros"
                 )
     return images
+
+
+def _numbers_in(name: str) -> list[tuple[int, str]]:
+    """Return what orders the numbers in a name, which may have more digits than a number may."""
+    digits = (number.lstrip("0") for number in re.findall(r"\d+", name))
+    return [(len(number), number) for number in digits]
 
 
 def _read_features(spec: str | Path, source: _Source) -> NDArray[Any]:
@@ -823,9 +834,9 @@ def _read_rois(
         if len(names) != len(masks):
             raise ValueError(f"rois {spec} has {len(masks)} regions, but {path}:roi_names has {len(names)}")
         return dict(zip(names, masks, strict=True))
-    labels = array.astype(np.int64)
-    if not np.array_equal(labels, array) or labels.min() < 0:
+    if not ((array >= 0) & (array < 2**31) & (array == np.rint(array))).all():
         raise ValueError(f"rois {spec} of shape (unit,) must hold whole numbers from 0")
+    labels = array.astype(np.int64)
     if names is None:
         return {f"roi-{label}": labels == label for label in np.unique(labels[labels > 0])}
     if labels.max() > len(names):
@@ -854,19 +865,19 @@ def _read_companion(argument: str, spec: str | Path, key: str) -> list[str] | No
 
 def read_json_regions(path: Path, n_units: int) -> dict[str, NDArray[np.bool_]]:
     """Read regions from JSON ``{"name": [unit, ...]}``."""
-    try:
-        content = json.loads(path.read_text())
+    complaint = f'rois {path} must be JSON {{"name": [unit, ...]}}:'
+    content = read_json(path, complaint)
+    with reading(complaint):
         members = {str(name): np.asarray(units, dtype=float) for name, units in content.items()}
-    except (ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f'rois {path} must be JSON {{"name": [unit, ...]}}: {error}') from None
     if not members:
         raise ValueError(f"rois {path} must name at least one region, got none")
     masks = {}
     for name, units in members.items():
-        index = units.astype(np.int64)
-        if units.ndim != 1 or not np.array_equal(index, units) or np.any((index < 0) | (index >= n_units)):
-            raise ValueError(f"rois {path} must list units from 0 to {n_units - 1}, got others in {name!r}")
-        masks[name] = np.isin(np.arange(n_units), index)
+        if units.ndim != 1 or not np.isin(units, np.arange(n_units)).all():
+            raise ValueError(
+                f"rois {path} must list units from 0 to {n_units - 1}, got others in {shorten(repr(name))}"
+            )
+        masks[name] = np.isin(np.arange(n_units), units)
     return masks
 
 

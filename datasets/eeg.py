@@ -16,6 +16,7 @@ from scipy.signal import butter, sosfilt, sosfilt_zi, sosfiltfilt
 
 from neuroattn._checks import check_option, check_shape
 from neuroattn._extras import import_extra
+from neuroattn._files import below, check_file, listed, reading, refusal
 
 SUFFIXES = (".edf", ".bdf", ".gdf", ".fif", ".vhdr")
 KEYS = ("subject", "session", "run")
@@ -320,6 +321,11 @@ def load_eeg(
         If a file has no annotations or none that ``events`` names, a channel is flat or holds NaN, files disagree in
         channels or sampling rate, or there is one class only.
 
+    Warns
+    -----
+    UserWarning
+        If an EDF, BDF or BrainVision recording ends before its header or its markers say; what is there is read.
+
     Examples
     --------
     >>> import mne, tempfile
@@ -363,7 +369,8 @@ def load_eeg(
                 f"{raw.info['sfreq']:g} Hz in {path.name}; give resample"
             )
         info = raw.info
-        X, y, dropped = _cut(raw, events, tmin, tmax)
+        with reading(f"trials of {path.name} cannot be cut:"):
+            X, y, dropped = _cut(raw, events, tmin, tmax)
         if bads:
             notes.append(f"{path.name}: bad channels left out: {', '.join(bads)}")
         if dropped:
@@ -371,11 +378,15 @@ def load_eeg(
         entities = _entities(path, names, keys)
         keys += [entities] * len(X)
         cuts.append((X, y))
+    read = listed(path.name for path, _ in files)
     never = [name for name in events if name not in used]
     if never:
-        raise ValueError(f"events must occur, but {', '.join(map(repr, never))} does not; {_shown(used)}")
+        raise ValueError(
+            f"events must occur, but {', '.join(map(repr, never))} does not; {_shown(used)} in {read}"
+        )
     y = np.concatenate([labels for _, labels in cuts])
-    check_labels("events", y, events.values())
+    with reading(f"trials of {read} cannot be decoded:"):
+        check_labels("events", y, events.values())
     return Trials(
         X=np.concatenate([signals for signals, _ in cuts]),
         y=y,
@@ -433,7 +444,7 @@ def _find(paths: str | Path | Sequence[str | Path]) -> list[tuple[Path, bool]]:
         else:
             is_bids = (path / "dataset_description.json").is_file()
             pattern = "sub-*/**/eeg/*_eeg.*" if is_bids else "*"
-            files = sorted(p for p in path.glob(pattern) if p.suffix.lower() in SUFFIXES)
+            files = sorted(p for p in path.glob(pattern) if p.suffix.lower() in SUFFIXES and p.is_file())
             if not files:
                 raise FileNotFoundError(f"{path} must hold files of type {', '.join(SUFFIXES)}, got none")
             found += [(p, is_bids) for p in files]
@@ -462,6 +473,9 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     import mne
 
     try:
+        for part in _parts(path).values():
+            if part.exists():
+                check_file(part)
         if is_bids:
             mne_bids = import_extra("mne_bids", "bids", "reading a BIDS folder")
             raw = mne_bids.read_raw_bids(
@@ -469,11 +483,14 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
             )
         else:
             raw = mne.io.read_raw(path, verbose="error")
+        raw.load_data(verbose="error")
+        beyond = _what_is_missing(path, len(raw.times))
     except ImportError:
         raise
     except Exception as error:  # readers meet damaged files with errors of every kind, assertions among them
-        reason = str(error).partition("\n")[0] or type(error).__name__
-        raise ValueError(f"{path.name} cannot be read: {reason}") from None
+        raise refusal(f"{path.name} cannot be read:", error) from None
+    if beyond:
+        warnings.warn(f"{path.name} is cut: {beyond}; what is there is read", UserWarning, stacklevel=3)
     if not len(raw.annotations):
         raise ValueError(f"{path.name} must have annotations that mark the cues, got none")
     raw.rename_channels(standard_names(raw.ch_names), verbose="error")
@@ -499,7 +516,34 @@ def _read(path: Path, is_bids: bool, channels: str | Sequence[str]) -> tuple[Any
     montage = _montage()
     if raw.get_montage() is None and set(raw.ch_names) <= set(montage.ch_names):
         raw.set_montage(montage, verbose="error")
-    return raw.load_data(verbose="error"), bads
+    return raw, bads
+
+
+def _what_is_missing(path: Path, n_times: int) -> str:
+    """Return what a recording should hold beyond its end: mne reads one that is cut without a word."""
+    if path.suffix.lower() in (".edf", ".bdf"):
+        with path.open("rb") as file:
+            head = file.read(256)
+            n_signals = int(head[252:256])
+            file.seek(256 + 216 * n_signals)
+            n_samples = sum(int(file.read(8)) for _ in range(n_signals))
+        width = 3 if path.suffix.lower() == ".bdf" else 2  # bytes
+        n_bytes = int(head[184:192]) + int(head[236:244]) * n_samples * width - path.stat().st_size
+        return f"{n_bytes} bytes of its records are missing" if n_bytes > 0 else ""
+    markers = _parts(path).get("MarkerFile")
+    if markers is None or not markers.is_file():
+        return ""
+    places = re.findall(r"(?m)^Mk\d+=[^,]*,[^,]*,(\d{1,18})", markers.read_text("latin-1"))
+    beyond = sum(int(place) > n_times for place in places)
+    return f"{beyond} of its markers lie beyond its signals" if beyond else ""
+
+
+def _parts(path: Path) -> dict[str, Path]:
+    """Return the files that a header of BrainVision names; they must lie in its folder."""
+    if path.suffix.lower() != ".vhdr":
+        return {}
+    named = re.findall(r"(?m)^\s*(DataFile|MarkerFile)\s*=\s*(.*?)\s*$", path.read_text("latin-1"))
+    return {key: below(path.parent, name) for key, name in named}
 
 
 def _cut(

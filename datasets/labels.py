@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroattn._files import check_file, read_text, reading, shorten
 from neuroattn.datasets.arrays import find_side, in_mask, read_gifti_file, read_json_regions
 from neuroattn.datasets.export import count_mesh_vertices
 from neuroattn.datasets.recording import Recording
@@ -23,33 +24,36 @@ def open_mgh(path: Path, meaning: str) -> NDArray[Any]:
     """Open an .mgh or .mgz file, shape (x, y, z) or (x, y, z, frame); .mgh data stay in the file."""
     from nibabel.freesurfer.mghformat import MGHHeader
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected {meaning}")
+    check_file(path, meaning)
     compressed = path.suffix == ".mgz"
-    try:
+    with reading(f"{path} cannot be read whole:"), np.errstate(over="raise"):
         with gzip.open(path) if compressed else path.open("rb") as file:
             kind: Any = MGHHeader
             header = kind.from_fileobj(file)
             shape, dtype, start = header.get_data_shape(), header.get_data_dtype(), header.get_data_offset()
+            if min(shape) < 1:
+                raise ValueError(f"its shape is {shape}")
             if compressed:
                 file.seek(start)
                 values = np.frombuffer(file.read(math.prod(shape) * dtype.itemsize), dtype)
                 return values.reshape(shape, order="F")
         return np.memmap(path, dtype, "r", start, shape, "F")
-    except Exception as error:  # nibabel and numpy report damaged files in many ways
-        raise ValueError(f"{path} cannot be read whole: {str(error).partition(chr(10))[0]}") from None
 
 
 def open_volume(path: Path, meaning: str) -> Any:
     """Open a NIfTI file; the image's data stay in the file."""
     import nibabel
 
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected {meaning}")
-    try:
+    check_file(path, meaning)
+    with reading(f"{path} cannot be read:"):
         return nibabel.load(path, keep_file_open=True)  # a compressed file is read once, from front to back
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read: {str(error).partition(chr(10))[0]}") from None
+
+
+def read_volume(path: Path, meaning: str) -> tuple[NDArray[Any], NDArray[np.float64]]:
+    """Read the values (x, y, z, ...) and the affine of a NIfTI file."""
+    image = open_volume(path, meaning)
+    with reading(f"{path} cannot be read whole:"):
+        return np.asarray(image.dataobj), image.affine
 
 
 def read_values(path: Path, meaning: str) -> NDArray[Any]:
@@ -62,22 +66,27 @@ def read_values(path: Path, meaning: str) -> NDArray[Any]:
 
 def to_labels(values: NDArray[Any], path: Path) -> NDArray[np.int64]:
     """Return values as whole numbers; what is below 1 or not a number is no region."""
-    labels = np.nan_to_num(values, nan=0)
-    if not np.array_equal(labels, np.rint(labels)):
-        raise ValueError(f"{path} must hold whole numbers, got {labels[labels != np.rint(labels)][0]:g}")
+    labels = np.where(np.isnan(values), 0, values)
+    wrong = (labels != np.rint(labels)) | (np.abs(labels) >= 2**31)
+    if wrong.any():
+        raise ValueError(f"{path} must hold whole numbers, got {labels[wrong][0]:g}")
     return np.asarray(np.maximum(labels, 0), dtype=np.int64)
 
 
 def read_names(path: Path) -> dict[int, str]:
     """Read a colour table, lines "label name ...": ``{1: name, ...}`` without the unnamed zero."""
     names: dict[int, str] = {}
-    for line in path.read_text().splitlines():
+    for line in read_text(path).splitlines():
         fields = line.split()
         if not fields or fields[0].startswith("#"):
             continue
-        if len(fields) < 2 or not fields[0].isdecimal():
-            raise ValueError(f"{path} must hold lines 'label name', got {line!r}")
+        if len(fields) < 2 or not fields[0].isdecimal() or len(fields[0]) > 9:
+            raise ValueError(f"{path} must hold lines 'label name', got {shorten(repr(line))}")
+        if int(fields[0]) in names:
+            raise ValueError(f"{path} must name each label once, got {int(fields[0])} again")
         names[int(fields[0])] = fields[1]
+    if not names:
+        raise ValueError(f"{path} must hold lines 'label name', got none")
     names.pop(0, None)
     if len(set(names.values())) < len(names):
         raise ValueError(f"{path} must give each label another name")
@@ -145,6 +154,7 @@ def _read_side(path: Path) -> tuple[str, NDArray[Any], dict[int, str]]:
     side, table = read_gifti_file("atlas", path)
     if table.shape[1] != 1:
         raise ValueError(f"atlas {path} must hold one value of each vertex, got {table.shape[1]}")
-    image: Any = nibabel.load(path)
+    with reading(f"atlas {path} cannot be read:"):
+        image: Any = nibabel.load(path)
     named = image.labeltable.get_labels_as_dict()
     return side, table[:, 0], {int(label): str(name) for label, name in named.items() if label > 0 and name}

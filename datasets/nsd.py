@@ -18,6 +18,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from neuroattn._checks import check_option
+from neuroattn._files import check_file, open_hdf5, reading
 from neuroattn.datasets.algonauts import read_simulation, read_truth
 from neuroattn.datasets.labels import (
     SIDES,
@@ -26,6 +27,7 @@ from neuroattn.datasets.labels import (
     open_volume,
     read_names,
     read_values,
+    read_volume,
     to_labels,
 )
 from neuroattn.datasets.recording import FileCheck, ImagesHdf5, Recording, Responses
@@ -177,7 +179,8 @@ def load_nsd(
         _warn_of_scale(layout, float(np.median(averages.deviation[keep])))
     truth = read_truth(layout.simulation)
     if truth is not None:
-        truth = truth.sel(stimulus=ids) if truth.sizes["unit"] == len(keep) else None
+        with reading(f"{layout.simulation} must hold the truth of its stimuli, got"):
+            truth = truth.sel(stimulus=ids) if truth.sizes["unit"] == len(keep) else None
     return Recording(
         name=layout.name if simulation is None else simulation["name"],
         responses=Responses([[averages.table]], keep if len(keep) < n_units else None),
@@ -398,17 +401,14 @@ def _read_design(layout: Layout) -> _Design:
     from scipy.io import loadmat
 
     path = layout.design
-    if not path.is_file():
-        raise FileNotFoundError(f"{path} does not exist; expected the design of the experiment")
-    try:
-        content = loadmat(path)
-        order, subjects, shared = (
-            np.asarray(content[key], dtype=np.int64) for key in ("masterordering", "subjectim", "sharedix")
-        )
-    except Exception as error:  # scipy reports damaged files in many ways
-        raise ValueError(
-            f"{path} must hold masterordering, subjectim and sharedix: {str(error).partition(chr(10))[0]}"
-        ) from None
+    check_file(path, "the design of the experiment")
+    keys = ("masterordering", "subjectim", "sharedix")
+    with reading(f"{path} must hold masterordering, subjectim and sharedix:"):
+        content = loadmat(path, variable_names=keys)
+        tables = [np.asarray(content[key], np.float64) for key in keys]
+        if not all((np.abs(table) < 2**31).all() for table in tables):
+            raise ValueError("their numbers count images and trials")
+        order, subjects, shared = (table.astype(np.int64) for table in tables)
     if subjects.ndim != 2 or len(subjects) < layout.subject:
         raise ValueError(
             f"{path} has subjectim of shape {subjects.shape}, but subject {layout.subject} is asked for"
@@ -472,10 +472,10 @@ def _find_units(layout: Layout) -> _Units:
     affine = np.eye(4)
     for number, h in enumerate(SIDES.values(), start=1):
         for path in _mask_files(layout.volume_labels, h, ".nii.gz"):
-            image = open_volume(path, "the visual cortex")
-            here = to_labels(np.asarray(image.dataobj), path) > 0
+            values, placed = read_volume(path, "the visual cortex")
+            here = to_labels(values, path) > 0
             if side_of is None:
-                side_of, affine = np.zeros(here.shape, np.int64), image.affine
+                side_of, affine = np.zeros(here.shape, np.int64), placed
             if here.shape != side_of.shape:
                 raise ValueError(
                     f"{path} must have shape {side_of.shape} like the other masks, got {here.shape}"
@@ -537,7 +537,7 @@ def _find_sessions(layout: Layout, design: _Design, units: _Units) -> _Sessions:
                     "they belong to different spaces"
                 )
             n_trials = n_trials or n
-            if n != n_trials:
+            if n != n_trials or n < 1:
                 raise ValueError(f"{path} must have {n_trials} trials like the other sessions, got {n}")
     n = _count_planned(layout, design, n_trials)
     if found[-1] > n:
@@ -550,15 +550,9 @@ def _find_sessions(layout: Layout, design: _Design, units: _Units) -> _Sessions:
 def _betas_shape(path: Path) -> tuple[int, ...]:
     """Return (vertex, trial) or (x, y, z, trial) from the header."""
     if path.suffix == ".hdf5":
-        import h5py
-
-        if not path.is_file():
-            raise FileNotFoundError(f"{path} does not exist; expected the betas of a session")
-        try:
-            with h5py.File(path) as file:
-                return tuple(int(n) for n in reversed(file["betas"].shape))
-        except (OSError, KeyError) as error:
-            raise ValueError(f"{path} must hold 'betas': {error}") from None
+        check_file(path, "the betas of a session")
+        with reading(f"{path} must hold 'betas':"), open_hdf5(path) as file:
+            return tuple(int(n) for n in reversed(file["betas"].shape))
     if path.suffix == ".mgh":
         shape = open_mgh(path, "the betas of a session").shape
         if len(shape) != 4 or shape[1:3] != (1, 1):
@@ -572,16 +566,12 @@ def _betas_shape(path: Path) -> tuple[int, ...]:
 
 def _read_session(paths: list[Path], units: _Units) -> NDArray[np.float32]:
     """Read percent signal change (trial, unit) of one session, a few trials or a slice at a time."""
-    try:
-        if units.voxels is None:
-            parts = [_read_surface(path, units.of(side)) for side, path in zip(SIDES, paths, strict=True)]
-            return np.concatenate(parts, axis=1)
-        if paths[0].suffix == ".hdf5":
-            return _read_hdf5(paths[0], units.voxels)
-        return _read_nifti(paths[0], units.voxels)
-    except (OSError, EOFError) as error:  # a truncated file
-        files = " and ".join(map(str, paths))
-        raise ValueError(f"{files} cannot be read whole: {str(error).partition(chr(10))[0]}") from None
+    if units.voxels is None:
+        parts = [_read_surface(path, units.of(side)) for side, path in zip(SIDES, paths, strict=True)]
+        return np.concatenate(parts, axis=1)
+    if paths[0].suffix == ".hdf5":
+        return _read_hdf5(paths[0], units.voxels)
+    return _read_nifti(paths[0], units.voxels)
 
 
 def _read_surface(path: Path, vertices: NDArray[np.int64]) -> NDArray[np.float32]:
@@ -606,16 +596,15 @@ def _percent_per_number(path: Path, dtype: np.dtype[Any]) -> float:
 
 
 def _read_hdf5(path: Path, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
-    import h5py
-
     x, y, z = voxels.T
-    with h5py.File(path) as file:
+    with reading(f"{path} cannot be read whole:"), open_hdf5(path) as file:
         stored = file["betas"]  # (trial, z, y, x)
         out = np.empty((stored.shape[0], len(voxels)), np.float32)
         for number in np.unique(z):
             here = z == number
             out[:, here] = stored[:, int(number)][:, y[here], x[here]]
-        out *= np.float32(_percent_per_number(path, stored.dtype))
+        dtype = stored.dtype
+    out *= np.float32(_percent_per_number(path, dtype))
     return out
 
 
@@ -632,7 +621,8 @@ def _read_nifti(path: Path, voxels: NDArray[np.int64]) -> NDArray[np.float32]:
     n_trials = image.shape[3]
     out = np.empty((n_trials, len(voxels)), np.float32)
     for start in range(0, n_trials, _N_TRIALS):
-        block = np.asarray(image.dataobj[..., start : start + _N_TRIALS])
+        with reading(f"{path} cannot be read whole:"):
+            block = np.asarray(image.dataobj[..., start : start + _N_TRIALS])
         out[start : start + _N_TRIALS] = block[tuple(voxels.T)].T
     out *= np.float32(scale)
     return out
@@ -771,7 +761,7 @@ def _unit_labels(layout: Layout, units: _Units, atlas: str) -> tuple[NDArray[np.
             path = layout.volume_labels / f"{h}.{atlas}.nii.gz"
             if not path.is_file():
                 return None, f"{path} does not exist"
-            values = np.asarray(open_volume(path, "labels").dataobj)
+            values, _ = read_volume(path, "labels")
             if values.shape != units.shape:
                 raise ValueError(f"{path} must have shape {units.shape} like the betas, got {values.shape}")
             labels[here] = to_labels(values, path)[tuple(units.voxels[here].T)]
@@ -834,7 +824,7 @@ def _read_ceiling(
                 )
             ncsnr[units.hemisphere == side] = values[units.of(side)]
     else:
-        values = np.asarray(open_volume(layout.ncsnr[0], "noise-ceiling ratios").dataobj)
+        values, _ = read_volume(layout.ncsnr[0], "noise-ceiling ratios")
         if values.shape != units.shape:
             raise ValueError(
                 f"{layout.ncsnr[0]} must have shape {units.shape} like the betas, got {values.shape}"

@@ -15,6 +15,7 @@ import xarray as xr
 from numpy.typing import ArrayLike, NDArray
 
 from neuroattn._checks import check_shape
+from neuroattn._files import open_hdf5, open_image, reading
 
 
 class FileCheck(NamedTuple):
@@ -113,31 +114,24 @@ class ImageFiles:
         if self.archive is None:
             yield None
             return
-        try:
+        if not self.archive.is_file():
+            raise FileNotFoundError(f"archive {self.archive} does not exist")
+        with reading(f"archive {self.archive} cannot be read:"):
             archive = zipfile.ZipFile(self.archive)
-        except FileNotFoundError:
-            raise FileNotFoundError(f"archive {self.archive} does not exist") from None
-        except zipfile.BadZipFile as error:
-            raise ValueError(f"archive {self.archive} cannot be read: {error}") from None
         with archive:
             yield archive
 
     def _read(self, archive: zipfile.ZipFile | None, row: int) -> NDArray[np.uint8]:
-        from PIL import Image
-
         path = self.paths[row]
         place = path if archive is None else f"{self.archive}:{path}"
-        try:
-            with (
-                open(path, "rb") if archive is None else archive.open(str(path)) as file,
-                Image.open(file) as image,
-            ):
-                pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
-        except (FileNotFoundError, KeyError):
-            raise FileNotFoundError(f"image {place} does not exist") from None
-        except (OSError, ValueError, SyntaxError, zipfile.BadZipFile) as error:
-            # PIL reports damaged files through all of these.
-            raise ValueError(f"image {place} cannot be decoded: {error}") from None
+        if not (Path(path).is_file() if archive is None else str(path) in archive.NameToInfo):
+            raise FileNotFoundError(f"image {place} does not exist")
+        with (
+            reading(f"image {place} cannot be decoded:"),
+            open(path, "rb") if archive is None else archive.open(str(path)) as file,
+            open_image(file) as image,
+        ):
+            pixels: NDArray[np.uint8] = np.asarray(image.convert("RGB"))
         if self.shape[1:] and pixels.shape != self.shape[1:]:
             (h, w), (h0, w0) = pixels.shape[:2], self.shape[1:3]
             raise ValueError(
@@ -176,11 +170,12 @@ class ImagesHdf5:
     def __init__(self, path: Path | str, key: str, rows: ArrayLike | None = None) -> None:
         self.path, self.key = Path(path), key
         with self._opened() as stored:
-            if stored.dtype != np.uint8 or len(stored.shape) != 4 or stored.shape[3] != 3:
-                raise ValueError(
-                    f"images {path}:{key} must be uint8 of shape (image, y, x, 3), got {stored.dtype} {stored.shape}"
-                )
-            n, *size = stored.shape
+            dtype, shape = stored.dtype, stored.shape
+        if dtype != np.uint8 or len(shape) != 4 or shape[3] != 3:
+            raise ValueError(
+                f"images {path}:{key} must be uint8 of shape (image, y, x, 3), got {dtype} {shape}"
+            )
+        n, *size = shape
         self.rows = np.arange(n) if rows is None else np.asarray(rows, dtype=np.intp)
         if self.rows.size and (self.rows.min() < 0 or self.rows.max() >= n):
             raise ValueError(
@@ -204,15 +199,10 @@ class ImagesHdf5:
     @contextlib.contextmanager
     def _opened(self) -> Iterator[Any]:
         """Open the file for one read, so that images may be handed to other processes."""
-        import h5py
-
         if not self.path.is_file():
             raise FileNotFoundError(f"images {self.path} does not exist")
-        try:
-            with h5py.File(self.path) as file:
-                yield file[self.key]
-        except (OSError, KeyError) as error:
-            raise ValueError(f"images {self.path}:{self.key} cannot be read: {error}") from None
+        with reading(f"images {self.path}:{self.key} cannot be read:"), open_hdf5(self.path) as file:
+            yield file[self.key]
 
 
 class Responses:

@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
+from neuroattn._files import below, read_json, shorten
 from neuroattn.datasets.scanpath_files import (
     Record,
     find_picture,
     inside,
     named_records,
-    read_json,
     require,
     save_in_frame,
 )
@@ -161,7 +161,7 @@ def write_book_covers(dataset: ScanpathDataset, folder: str | Path) -> None:
         (temporary / "Amazon.json").write_text(json.dumps(content))
         for image, scene in scenes.items():
             if scene.image is not None:
-                save_in_frame(scene, scene.size, temporary / "images" / image)
+                save_in_frame(scene, scene.size, below(temporary / "images", image))
 
 
 def _make_scene(
@@ -182,13 +182,10 @@ def _make_scene(
     boxes[:, 2:] -= boxes[:, :2]
     kind = "cue" if "cue" in record.content else "target"
     sought = record.get(kind, str)
-    common: dict[str, Any] = {
-        "image": find_picture(folder, (name,), required=required),
-        "exemplar": find_picture(folder, (sought,), required=False),
-        "target_label": sought,
-        "name": name,
-    }
+    common: dict[str, Any] = {"target_label": sought, "name": name}
     with record.naming():
+        common["image"] = find_picture(folder, (name,), required=required)
+        common["exemplar"] = find_picture(folder, (sought,), required=False)
         if kind == "cue":
             return ObjectScene(boxes, (width, height), labels=(sought,) * len(boxes), **common), boxes
         image, scene = (
@@ -206,7 +203,7 @@ def _make_scene(
 
 def _points(fixations: Record, observer: str) -> np.ndarray[Any, np.dtype[np.float64]]:
     rows = fixations.get(observer, list)
-    flat = Record(fixations.file, f"observer {observer} in {fixations.name}", {})
+    flat = Record(fixations.file, f"observer {shorten(observer)} in {fixations.name}", {})
     for i, row in enumerate(rows):
         flat.content[f"fixation {i}"] = row
     return np.reshape([flat.numbers(key, length=2) for key in flat.content], (-1, 2))

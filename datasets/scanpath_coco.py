@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroattn._files import below, read_json
 from neuroattn.datasets.scanpath_files import (
     Letterbox,
     Record,
@@ -18,7 +19,6 @@ from neuroattn.datasets.scanpath_files import (
     inside,
     milliseconds,
     overlap,
-    read_json,
     records,
     require,
     save_in_frame,
@@ -126,7 +126,8 @@ def load_coco_search18(
                 continue
             key = f"{task}/{name}"
             if key not in scenes:
-                picture = find_picture(pictures, (key, name), required=images is not None)
+                with record.naming():
+                    picture = find_picture(pictures, (key, name), required=images is not None)
                 scenes[key] = _make_scene(record, objects, image_size, picture)
             read.append(_make_path(record, scenes[key], image_size))
         warn_of_durations(read, file, "ms")
@@ -196,7 +197,8 @@ def write_coco_search18(dataset: ScanpathDataset, folder: str | Path) -> None:
     with replacing(folder) as temporary:
         temporary.mkdir()
         for kind, content in trials.items():
-            (temporary / f"coco_search18_fixations_{kind}_split1.json").write_text(json.dumps(content))
+            file = below(temporary, f"coco_search18_fixations_{kind}_split1.json")
+            file.write_text(json.dumps(content))
         _write_scenes(dataset, temporary)
 
 
@@ -210,12 +212,14 @@ def _is_correct(record: Record) -> bool:
 def _read_instances(path: Path, frame: tuple[int, int]) -> dict[str, tuple[NDArray[np.float64], list[str]]]:
     """Return boxes in the frame and labels of the objects in each image."""
     content = Record(path, "the file", read_json(path))
-    labels = {
-        item.get("id", int): item.get("name", str)
-        for item in records(path, content.get("categories", list), "category")
-    }
-    images = {}
+    labels: dict[int, str] = {}
+    for item in records(path, content.get("categories", list), "category"):
+        if labels.setdefault(item.get("id", int), name := item.get("name", str)) != name:
+            item.refuse("id", "a number of its own", item.content["id"])
+    images: dict[int, tuple[str, Letterbox]] = {}
     for item in records(path, content.get("images", list), "image"):
+        if item.get("id", int) in images:
+            item.refuse("id", "a number of its own", item.content["id"])
         size = (item.get("width", int), item.get("height", int))
         if min(size) < 1:
             item.refuse("width", "a size above 0 px", min(size))
@@ -314,7 +318,7 @@ def _write_scenes(dataset: ScanpathDataset, folder: Path) -> None:
     done = set()
     for i, path in enumerate(dataset):
         scene, image = dataset.scene_of(i), str(path.attrs["image"])
-        picture = folder / "images" / str(scene.target_label) / image
+        picture = below(folder / "images", f"{scene.target_label}/{image}")
         if scene.image is not None and picture not in done:
             done.add(picture)
             save_in_frame(scene, FRAME, picture)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -14,24 +14,26 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
+from neuroattn._files import below, listed, refusal, shorten
 from neuroattn.datasets.scenes import ObjectScene
 from neuroattn.results import Scanpath
 
 T = TypeVar("T")
 Floats = NDArray[np.float64]
 
+LARGEST = 2**53  # of the numbers that are read; whole ones above are no longer told apart
+
 # Medians of fixations, s: shorter or longer ones are seconds taken for milliseconds, or the other way round.
 PLAUSIBLE_MEDIAN = (0.02, 5.0)
 
 
-def read_json(path: Path) -> Any:
-    """Read a JSON file; the error names it."""
+@contextmanager
+def naming(place: str) -> Iterator[None]:
+    """Name a place in errors about what is there."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"{path} does not exist") from None
-    except (ValueError, RecursionError) as error:  # also what is not UTF-8
-        raise ValueError(f"{path} must be JSON, got {error}") from None
+        yield
+    except (ValueError, TypeError) as error:
+        raise refusal(f"{place}:", error) from None
 
 
 @dataclass(frozen=True)
@@ -50,22 +52,22 @@ class Record:
         """Return an entry of the right kind; without a default it must be there."""
         if key not in self.content:
             if default is ...:
-                raise ValueError(f"{self.file}: {self.name} must have {key!r}, got {', '.join(self.content)}")
+                raise ValueError(f"{self.file}: {self.name} must have {key!r}, got {listed(self.content)}")
             return default  # type: ignore[no-any-return]
         value = self.content[key]
         if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
             self.refuse(key, _kinds(kind), value)
+        if isinstance(value, int | float) and not abs(value) <= LARGEST:
+            self.refuse(key, "a number that is finite and not above 2**53", value)
         return value  # type: ignore[no-any-return]
 
     def numbers(self, key: str, default: Any = ..., *, length: int | None = None) -> Floats:
         """Return an entry that is a list of finite numbers, of a given length if there is one."""
         values: Any = self.get(key, list, default)
         wanted = "a list of numbers" if length is None else f"a list of {length} numbers"
-        if not all(isinstance(v, int | float) and not isinstance(v, bool) and np.isfinite(v) for v in values):
-            wrong = next(
-                v for v in values if isinstance(v, bool | str | list | dict | None) or not np.isfinite(v)
-            )
-            self.refuse(key, wanted, wrong)
+        wrong = [v for v in values if isinstance(v, bool | str | list | dict | None) or not abs(v) <= LARGEST]
+        if wrong:
+            self.refuse(key, wanted, wrong[0])
         if length is not None and len(values) != length:
             self.refuse(key, wanted, f"{len(values)}")
         return np.asarray(values, dtype=np.float64)
@@ -74,13 +76,9 @@ class Record:
         """Raise the error for a wrong entry."""
         raise ValueError(f"{self.file}: {self.name} must have {wanted} in {key!r}, got {_shown(value)}")
 
-    @contextmanager
-    def naming(self) -> Iterator[None]:
+    def naming(self) -> AbstractContextManager[None]:
         """Name the record in errors about its values."""
-        try:
-            yield
-        except ValueError as error:
-            raise ValueError(f"{self.file}: {self.name}: {error}") from None
+        return naming(f"{self.file}: {self.name}")
 
 
 def records(path: Path, content: Any, noun: str = "record") -> list[Record]:
@@ -94,7 +92,7 @@ def named_records(path: Path, content: Any) -> dict[str, Record]:
     """Return the objects of a JSON object by name; the error names the file."""
     if not isinstance(content, dict):
         raise ValueError(f"{path} must hold an object, got {_shown(content)}")
-    return {name: Record(path, f"record {name!r}", item) for name, item in content.items()}
+    return {name: Record(path, f"record {shorten(repr(name))}", item) for name, item in content.items()}
 
 
 def warn_of_durations(paths: Sequence[Scanpath], source: Path, unit: str) -> None:
@@ -149,14 +147,16 @@ def save_in_frame(scene: ObjectScene, frame: tuple[int, int], path: Path) -> Non
 
 
 def find_picture(folder: Path | None, names: Sequence[str], *, required: bool) -> Path | None:
-    """Return the first of some files below a folder that is there."""
+    """Return the first of some files below a folder that is there; a name must not lead out of it."""
     if folder is None:
         return None
     for name in names:
-        if (folder / name).is_file():
-            return folder / name
+        path = below(folder, name)
+        with suppress(OSError):  # a name that is too long for a file
+            if path.is_file():
+                return path
     if required:
-        raise FileNotFoundError(f"image {folder / names[0]} does not exist")
+        raise FileNotFoundError(f"image {shorten(folder / names[0])} does not exist")
     return None
 
 

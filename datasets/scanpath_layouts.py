@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF8
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -130,6 +131,11 @@ def write_scanpaths(dataset: ScanpathDataset, path: str | Path, *, layout: str) 
     _WRITERS[check_option("layout", layout, SCANPATH_LAYOUTS)](dataset, path)
 
 
+def _first_bytes(path: Path) -> bytes:
+    with path.open("rb") as file:
+        return file.read(100)
+
+
 def find_layout(path: str | Path) -> str:
     """Return the layout of scanpaths in a file or folder."""
     path = Path(path)
@@ -141,7 +147,9 @@ def find_layout(path: str | Path) -> str:
         raise FileNotFoundError(f"{path} does not exist; expected scanpaths")
     elif path.name.startswith("coco_search18_fixations"):
         return "coco-search18"
-    elif path.suffix == ".tsv" and path.read_bytes()[:100].startswith(MULTIMATCH[0].encode()):
+    elif path.suffix == ".tsv" and _first_bytes(path).removeprefix(BOM_UTF8).startswith(
+        MULTIMATCH[0].encode()
+    ):
         return "multimatch"
     elif path.suffix in _SUFFIXES:
         return _SUFFIXES[path.suffix]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroattn._files import check_file, reading
 from neuroattn.datasets.scanpaths import ScanpathDataset
 from neuroattn.datasets.scenes import ObjectScene
 from neuroattn.results import Scanpath, replacing
@@ -70,16 +70,20 @@ def load_objarr(path: str | Path) -> ScanpathDataset:
     content = _read(file)
     sequences = content["scanpath"]
     n_observers, n_scenes, _ = sequences.shape
-    centres, (width, height) = content["object_xy"].astype(float), content["screen_wh"].tolist()
+    centres = content["object_xy"].astype(float)
     n_objects = len(centres)
     for name, shape in (
         ("object_xy", (n_objects, 2)),
         ("start_xy", (2,)),
+        ("screen_wh", (2,)),
         ("target_index", (n_scenes,)),
         ("object_category", (n_scenes, n_objects)),
     ):
         if content[name].shape != shape:
             raise ValueError(f"{file}: {name} must have shape {shape}, got {content[name].shape}")
+    width, height = content["screen_wh"].tolist()
+    if not sequences.size or not n_objects:
+        raise ValueError(f"{file} must hold scanpaths among objects, got shape {sequences.shape}")
     reach = np.concatenate([centres, [width, height] - centres]).min()
     if reach <= 0:
         raise ValueError(f"{file}: object_xy must lie on the screen of {width} x {height} px")
@@ -222,20 +226,25 @@ def write_objarr(dataset: ScanpathDataset, path: str | Path) -> None:
 
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist")
+    check_file(file)
     content = {}
-    try:
-        with np.load(file, allow_pickle=False) as archive:
-            for name in _ENTRIES:
-                if name in archive:
-                    content[name] = archive[name]
-    except (OSError, ValueError, EOFError, TypeError, AttributeError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{file} must be an .npz file of numbers, got {error}") from None
+    with (
+        reading(f"{file} must be an .npz file of numbers, got"),
+        np.load(file, allow_pickle=False) as archive,
+    ):
+        for name in _ENTRIES:
+            if name in archive:
+                content[name] = archive[name]
     for name, ndim in _ENTRIES.items():
         if name not in content:
             raise ValueError(f"{file} must have the entry {name!r}, got {', '.join(content)}")
         if content[name].dtype.kind not in "iuf" or content[name].ndim != ndim:
             got = f"{content[name].dtype} of {content[name].shape}"
             raise ValueError(f"{file}: {name} must be numbers of {ndim} dimensions, got {got}")
+        whole = name not in ("object_xy", "start_xy")
+        fits = np.abs(content[name]) < 2**31
+        if not fits.all() or (whole and (content[name] != np.rint(content[name])).any()):
+            raise ValueError(f"{file}: {name} must hold {'whole' if whole else 'finite'} numbers")
+        if whole:
+            content[name] = content[name].astype(np.int64)
     return content

@@ -8,9 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from neuroattn._files import below, check_file, reading, shorten
 from neuroattn.datasets.scanpath_files import (
     Letterbox,
     find_picture,
+    naming,
     require,
     save_in_frame,
     warn_of_durations,
@@ -86,12 +88,17 @@ def load_osie(path: str | Path, *, images: str | Path | None = None) -> Scanpath
         name = _text(_field(file, place, cell, "img"))
         if name is None:
             raise ValueError(f"{file}: {place} must have a text in 'img'")
-        picture = find_picture(folder, (name,), required=images is not None)
+        if name in scenes:
+            raise ValueError(
+                f"{file}: {place} must be another than those before, got {shorten(name)!r} again"
+            )
+        with naming(f"{file}: {place}"):
+            picture = find_picture(folder, (name,), required=images is not None)
         scenes[name] = ObjectScene(np.empty((0, 4)), FRAME, image=picture, name=name)
         for k, subject in enumerate(_field(file, place, cell, "subjects").ravel()):
-            here = f"{place} ({name}), subject {k + 1}"
+            here = f"{place} ({shorten(name)}), subject {k + 1}"
             x, y, ms = (_numbers(file, here, subject, key) for key in ("fix_x", "fix_y", "fix_duration"))
-            try:
+            with naming(f"{file}: {here}"):
                 paths.append(
                     Scanpath(
                         x,
@@ -102,8 +109,6 @@ def load_osie(path: str | Path, *, images: str | Path | None = None) -> Scanpath
                         attrs={"observer": str(k + 1), "image": name, "scene": name, "task": "free viewing"},
                     )
                 )
-            except ValueError as error:
-                raise ValueError(f"{file}: {here}: {error}") from None
     if not paths:
         raise ValueError(f"{file} must hold fixations of at least one image, got none")
     warn_of_durations(paths, file, "ms")
@@ -164,7 +169,7 @@ def write_osie(dataset: ScanpathDataset, folder: str | Path) -> None:
         savemat(temporary / "fixations.mat", {"fixations": content})
         for image, scene in pictures.items():
             if scene is not None and scene.image is not None:
-                save_in_frame(scene, FRAME, temporary / "stimuli" / image)
+                save_in_frame(scene, FRAME, below(temporary / "stimuli", image))
 
 
 def _fields(path: Scanpath | None) -> dict[str, NDArray[np.float64]]:
@@ -178,12 +183,9 @@ def _fields(path: Scanpath | None) -> dict[str, NDArray[np.float64]]:
 def _read_mat(file: Path) -> NDArray[Any]:
     from scipy.io import loadmat
 
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; expected OSIE's fixations.mat")
-    try:
+    check_file(file, "OSIE's fixations.mat")
+    with reading(f"{file} must be a MATLAB file of version 5, got"):
         content = loadmat(file, variable_names=["fixations"])
-    except Exception as error:  # a damaged file may raise anything
-        raise ValueError(f"{file} must be a MATLAB file of version 5, got {error}") from None
     if "fixations" not in content or content["fixations"].dtype != object:
         raise ValueError(f"{file} must have a cell array 'fixations'")
     return np.asarray(content["fixations"]).ravel()

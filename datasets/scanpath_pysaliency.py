@@ -10,7 +10,8 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from neuroattn.datasets.scanpath_files import find_picture, save_in_frame, warn_of_durations
+from neuroattn._files import below, check_file, open_hdf5, reading
+from neuroattn.datasets.scanpath_files import find_picture, naming, save_in_frame, warn_of_durations
 from neuroattn.datasets.scanpaths import TRIAL_LABELS, ScanpathDataset
 from neuroattn.datasets.scenes import ObjectScene
 from neuroattn.results import Scanpath, new_hdf5, replacing
@@ -97,33 +98,36 @@ def load_pysaliency(
     path = Path(path)
     file = path / "scanpaths.hdf5" if path.is_dir() else path
     content = _read(file)
-    number = content.pop("n").astype(np.int64)
+    number = content.pop("n")
     if stimuli is None and (file.parent / "stimuli.hdf5").is_file():
         stimuli = file.parent / "stimuli.hdf5"
     if stimuli is not None:
-        scenes = _read_stimuli(Path(stimuli))
+        scenes = dict(enumerate(_read_stimuli(Path(stimuli))))
     elif image_size is not None:
-        scenes = [
-            ObjectScene(np.empty((0, 4)), image_size, name=str(i)) for i in range(number.max(initial=0) + 1)
-        ]
+        scenes = {
+            i: ObjectScene(np.empty((0, 4)), image_size, name=str(i)) for i in np.unique(number).tolist()
+        }
     else:
-        raise ValueError("image_size must be given without a file of stimuli, got None")
-    if len(number) and not 0 <= number.min() <= number.max() < len(scenes):
+        raise ValueError(f"image_size must be given without a file of stimuli beside {file}, got None")
+    if not len(number):
+        raise ValueError(f"{file} must hold at least one scanpath, got none")
+    if number.min() < 0 or not np.isin(number, list(scenes)).all():
         raise ValueError(f"{file}: images must be below {len(scenes)}, got {number.min()} to {number.max()}")
     lengths = content.pop("length", None)
     if lengths is None:
         lengths = np.isfinite(content["x"]).sum(1)
-    lengths = lengths.astype(np.int64)
+    if lengths.min() < 0 or lengths.max() > content["x"].shape[1]:
+        raise ValueError(f"{file}: length must count fixations, got {lengths.min()} to {lengths.max()}")
     arrays = {name: values for name, values in content.items() if values.ndim == 2}
     labels = {name: values for name, values in content.items() if values.ndim == 1}
     found = labels.pop("found", np.full(len(number), -1))
     paths = []
     for i, n in enumerate(lengths.tolist()):
-        scene = scenes[number[i]]
+        scene = scenes[int(number[i])]
         cut: dict[str, Any] = {name: values[i, :n] for name, values in arrays.items()}
         attrs: dict[str, Any] = {name: values[i] for name, values in labels.items()}
         attrs |= {"image": scene.name, "scene": scene.name}
-        try:
+        with naming(f"{file}: scanpath {i}"):
             paths.append(
                 Scanpath(
                     **cut,
@@ -133,11 +137,11 @@ def load_pysaliency(
                     attrs=attrs,
                 )
             )
-        except ValueError as error:
-            raise ValueError(f"{file}: scanpath {i}: {error}") from None
     warn_of_durations(paths, file, "s")
     return ScanpathDataset.from_scanpaths(
-        paths, scenes={scene.name: scene for scene in scenes}, attrs={"source": f"pysaliency: {file.name}"}
+        paths,
+        scenes={scene.name: scene for scene in scenes.values()},
+        attrs={"source": f"pysaliency: {file.name}"},
     )
 
 
@@ -205,7 +209,7 @@ def write_pysaliency(dataset: ScanpathDataset, folder: str | Path) -> None:
             _write_group(file, "scanpath_attributes", {name: data[name].values for name in kept})
             _write_group(file, "scanpath_fixation_attributes", per_fixation)
         for image, scene in _pictures(dataset).items():
-            save_in_frame(scene, scene.size, temporary / "images" / image)
+            save_in_frame(scene, scene.size, below(temporary / "images", image))
         with new_hdf5(temporary / "stimuli.hdf5") as file:
             _stamp(file, "FileStimuli", "2.1", [])
             file.attrs["size"] = len(images)
@@ -244,25 +248,21 @@ def _pictures(dataset: ScanpathDataset) -> dict[str, ObjectScene]:
 
 def _read(file: Path) -> dict[str, NDArray[Any]]:
     """Return the arrays of a file by our names."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; expected scanpaths in HDF5")
+    check_file(file, "scanpaths in HDF5")
     content: dict[str, NDArray[Any]] = {}
-    try:
-        with h5py.File(file) as source:
-            kind = _decoded(source.attrs.get("type", b""))
-            if kind not in _NAMES:
-                raise ValueError(f"it is of type {kind!r}, not one of {', '.join(_NAMES)}")
-            names = _NAMES[kind]
-            for ours in ("x", "y", "n", "t_start", "length", "observer"):
-                if ours in names and names[ours] in source:
-                    content[ours] = _array(source[names[ours]])
-            for name, values in source.get(names["per_fixation"], {}).items():
-                if name in _PER_FIXATION:
-                    content[_PER_FIXATION[name]] = _array(values)
-            for name, values in source.get(names["per_trial"], {}).items():
-                content["observer" if name in _OBSERVERS else name] = _array(values)
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, AttributeError) as error:
-        raise ValueError(f"{file} must be a file of scanpaths by pysaliency, got {error}") from None
+    with reading(f"{file} must be a file of scanpaths by pysaliency, got"), open_hdf5(file) as source:
+        kind = _decoded(source.attrs.get("type", b""))
+        if kind not in _NAMES:
+            raise ValueError(f"it is of type {kind!r}, not one of {', '.join(_NAMES)}")
+        names = _NAMES[kind]
+        for ours in ("x", "y", "n", "t_start", "length", "observer"):
+            if ours in names and names[ours] in source:
+                content[ours] = _array(source[names[ours]])
+        for name, values in source.get(names["per_fixation"], {}).items():
+            if name in _PER_FIXATION:
+                content[_PER_FIXATION[name]] = _array(values)
+        for name, values in source.get(names["per_trial"], {}).items():
+            content["observer" if name in _OBSERVERS else name] = _array(values)
     for name in ("x", "y", "n"):
         array = content.get(name)
         if array is None or array.ndim != (1 if name == "n" else 2):
@@ -277,7 +277,12 @@ def _read(file: Path) -> dict[str, NDArray[Any]]:
         ):
             raise ValueError(f"{file}: {name} must be numbers, got {values.dtype}")
     if "objects" in content:
-        content["objects"] = np.nan_to_num(content["objects"], nan=-1).astype(np.int64)
+        content["objects"] = np.nan_to_num(content["objects"], nan=-1)
+    for name in ("n", "length", "objects"):
+        if name in content:
+            if not ((np.abs(content[name]) < 2**31) & (content[name] == np.rint(content[name]))).all():
+                raise ValueError(f"{file}: {name} must be whole numbers")
+            content[name] = content[name].astype(np.int64)
     return content
 
 
@@ -293,28 +298,27 @@ def _decoded(text: Any) -> str:
 
 
 def _read_stimuli(file: Path) -> list[ObjectScene]:
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist; expected stimuli in HDF5")
-    try:
-        with h5py.File(file) as source:
+    check_file(file, "stimuli in HDF5")
+    with reading(f"{file} must be a file of stimuli by pysaliency, got"):
+        with open_hdf5(file) as source:
             kind = _decoded(source.attrs.get("type", b""))
             if kind == "FileStimuli":
                 names = [_decoded(name) for name in source["filenames"][...]]
                 shapes = [tuple(map(int, shape)) for shape in source["shapes"][...]]
                 pictures: list[Any] = [find_picture(file.parent, (name,), required=False) for name in names]
             elif kind == "Stimuli":
-                names = [str(i) for i in range(int(source.attrs["size"]))]
+                names = [str(i) for i in range(min(int(source.attrs["size"]), len(source)))]
                 pictures = [np.asarray(source[name][...]) for name in names]
                 shapes = [picture.shape for picture in pictures]
                 pictures = [_rgb(picture) for picture in pictures]
             else:
                 raise ValueError(f"it is of type {kind!r}, not Stimuli or FileStimuli")
+        if len(set(names)) < len(names):
+            raise ValueError("the same name of two images")
         return [
             ObjectScene(np.empty((0, 4)), (shape[1], shape[0]), image=picture, name=name)
             for name, picture, shape in zip(names, pictures, shapes, strict=True)
         ]
-    except (OSError, KeyError, ValueError, RuntimeError, TypeError, IndexError) as error:
-        raise ValueError(f"{file} must be a file of stimuli by pysaliency, got {error}") from None
 
 
 def _rgb(picture: NDArray[Any]) -> NDArray[Any]:

@@ -11,7 +11,15 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from neuroattn.datasets.scanpath_files import find_picture, require, save_in_frame, warn_of_durations
+from neuroattn._files import below, listed, read_table, shorten
+from neuroattn.datasets.scanpath_files import (
+    LARGEST,
+    find_picture,
+    naming,
+    require,
+    save_in_frame,
+    warn_of_durations,
+)
 from neuroattn.datasets.scanpaths import TRIAL_LABELS, ScanpathDataset
 from neuroattn.datasets.scenes import ObjectScene
 from neuroattn.results import Scanpath, replacing
@@ -106,19 +114,23 @@ def load_events(
         targets = table["target"] if "target" in table else pd.Series("", table.index)
         table["scene"] = [f"{t}/{i}" if t else i for t, i in zip(targets, table["image"], strict=True)]
         sizes = ["image_width", "image_height"]
-        for row in table.assign(target=targets).drop_duplicates("scene").to_dict("records"):
-            picture = find_picture(pictures, (row["image"],), required=images is not None)
-            known = tuple(int(row[k]) for k in sizes) if all(k in row for k in sizes) else image_size
-            scenes[row["scene"]] = _make_scene(row, boxes, picture, known)
+        with naming(str(path)):
+            for row in table.assign(target=targets).drop_duplicates("scene").to_dict("records"):
+                picture = find_picture(pictures, (row["image"],), required=images is not None)
+                known = (
+                    tuple(int(row[k]) for k in sizes) if all(row.get(k, 0) > 0 for k in sizes) else image_size
+                )
+                scenes[row["scene"]] = _make_scene(row, boxes, picture, known)
     table = table.drop(columns=["image_width", "image_height"], errors="ignore")
-    dataset = ScanpathDataset.from_frame(
-        table,
-        image_size=image_size,
-        scenes=scenes,
-        first_fixation=first_fixation,
-        px_per_degree=px_per_degree,
-        attrs={"source": f"events: {path.name}"},
-    )
+    with naming(str(path)):
+        dataset = ScanpathDataset.from_frame(
+            table,
+            image_size=image_size,
+            scenes=scenes,
+            first_fixation=first_fixation,
+            px_per_degree=px_per_degree,
+            attrs={"source": f"events: {path.name}"},
+        )
     warn_of_durations(list(dataset), path, "s")
     return dataset
 
@@ -175,7 +187,7 @@ def write_events(dataset: ScanpathDataset, folder: str | Path) -> None:
                 for box, label in zip(scene.boxes.tolist(), labels, strict=True)
             ]
             if scene.image is not None:
-                save_in_frame(scene, scene.size, temporary / "images" / image)
+                save_in_frame(scene, scene.size, below(temporary / "images", image))
         if objects:
             pd.DataFrame(objects).to_csv(temporary / "objects.tsv", sep="\t", index=False)
 
@@ -236,7 +248,7 @@ def load_multimatch(
         table = _read_table(file, MULTIMATCH, MULTIMATCH)
         named = re.fullmatch(r"(.+)_sub-([^_]+)", file.stem)
         image, observer = named.groups() if named else (file.stem, "")
-        try:
+        with naming(str(file)):
             paths.append(
                 Scanpath(
                     table["start_x"].to_numpy(),
@@ -247,8 +259,6 @@ def load_multimatch(
                     attrs={"observer": observer, "image": image},
                 )
             )
-        except ValueError as error:
-            raise ValueError(f"{file}: {error}") from None
     warn_of_durations(paths, files[0].parent, "s")
     return ScanpathDataset.from_scanpaths(
         paths, attrs={"source": f"MultiMatch vectors: {files[0].parent.name}"}
@@ -291,29 +301,32 @@ def write_multimatch(dataset: ScanpathDataset, folder: str | Path) -> None:
 
 def _read_table(file: Path, required: Sequence[str], numbers: Sequence[str]) -> pd.DataFrame:
     """Read a table as text, and its columns of numbers as numbers; n/a is missing."""
-    if not file.is_file():
-        raise FileNotFoundError(f"{file} does not exist")
-    separator = "," if file.suffix == ".csv" else "\t"
-    try:
-        table = pd.read_csv(file, sep=separator, dtype=str, keep_default_na=False)
-    except ValueError as error:  # nothing in it, ragged rows, or not UTF-8
-        raise ValueError(f"{file} must be a table, got {str(error).strip()}") from None
-    missing = [name for name in required if name not in table]
-    if missing:
-        raise ValueError(f"{file} must have a column {missing[0]!r}, got {', '.join(map(str, table))}")
+    table: pd.DataFrame = read_table(file)
+    _check_columns(file, table, required)
     for name in numbers:
         if name in table:
-            values = pd.to_numeric(table[name].replace({"n/a": "nan", "": "nan"}), errors="coerce")
-            wrong = values.isna() & ~table[name].isin(["n/a", "", "nan"])
-            if name in required:
-                wrong |= values.isna()
-            if wrong.any():
-                row = int(np.flatnonzero(wrong)[0])
-                raise ValueError(
-                    f"{file}: row {row + 2} must have a number in {name!r}, got {table[name].iloc[row]!r}"
-                )
-            table[name] = values
+            missing = table[name].isin(["n/a", "", "nan"])
+            table[name] = _numbers(file, table, name, missing & (name not in required), "row", 2)
     return table
+
+
+def _check_columns(file: Path, table: pd.DataFrame, required: Sequence[str]) -> None:
+    missing = [name for name in required if name not in table]
+    if missing:
+        raise ValueError(f"{file} must have a column {missing[0]!r}, got {listed(table)}")
+
+
+def _numbers(
+    file: Path, table: pd.DataFrame, name: str, missing: pd.Series[bool], noun: str, first: int
+) -> pd.Series[float]:
+    """Return a column of finite numbers, NaN where they are missing."""
+    values = pd.to_numeric(table[name].where(~missing, "nan"), errors="coerce")
+    wrong = ~missing & ~(values.abs() <= LARGEST)
+    if wrong.any():
+        row = int(np.flatnonzero(wrong)[0])
+        got = shorten(repr(table[name].iloc[row]))
+        raise ValueError(f"{file}: {noun} {row + first} must have a number in {name!r}, got {got}")
+    return values
 
 
 def _read_events(file: Path) -> pd.DataFrame:
@@ -321,16 +334,9 @@ def _read_events(file: Path) -> pd.DataFrame:
     table = _read_table(file, (), numbers[2:])
     if "trial_type" in table:
         table = table[table["trial_type"] == "fixation"].drop(columns="trial_type").reset_index(drop=True)
+    _check_columns(file, table, ("x", "y"))
     for name in ("x", "y"):
-        if name not in table:
-            raise ValueError(f"{file} must have a column {name!r}, got {', '.join(map(str, table))}")
-        values = pd.to_numeric(table[name], errors="coerce")
-        if values.isna().any():
-            row = int(np.flatnonzero(values.isna())[0])
-            raise ValueError(
-                f"{file}: fixation {row + 1} must have a number in {name!r}, got {table[name].iloc[row]!r}"
-            )
-        table[name] = values
+        table[name] = _numbers(file, table, name, pd.Series(False, table.index), "fixation", 1)
     table = table.rename(columns={"onset": "t_start", "stim_file": "image"})
     for name in ("t_start", "duration", "object", "found"):
         if name in table and table[name].isna().any():
@@ -340,6 +346,8 @@ def _read_events(file: Path) -> pd.DataFrame:
             table = table.drop(columns=name)
     for name in ("object", "found"):
         if name in table:
+            if (table[name] != table[name].round()).any():
+                raise ValueError(f"{file} must have whole numbers in {name!r}")
             table[name] = table[name].astype(np.int64)
     for name, entity in (("observer", "sub"), ("task", "task")):
         found = re.search(rf"(?:^|_){entity}-([^_]+)", file.stem)

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from neuroattn._files import below, read_json
 from neuroattn.datasets.scanpath_files import (
     Record,
     find_picture,
     milliseconds,
     named_records,
-    read_json,
     records,
     require,
     save_in_frame,
@@ -80,8 +80,10 @@ def load_visions(folder: str | Path) -> ScanpathDataset:
     scenes = {}
     for record in records(trials, read_json(trials), "trial"):
         scene = _make_scene(record, folder, info)
+        if scene.name in scenes:
+            record.refuse("image", "another name in each trial", scene.name)
         scenes[scene.name] = scene
-    place = folder / info.get("scanpaths_dir", str)
+    place = _folder(folder, info, "scanpaths_dir")
     files = sorted(place.glob(f"*{_SUFFIX}.json"))
     if not files:
         raise FileNotFoundError(f"{place} must hold *{_SUFFIX}.json, got none")
@@ -192,11 +194,11 @@ def write_visions(dataset: ScanpathDataset, folder: str | Path) -> None:
         (temporary / "dataset_info.json").write_text(json.dumps(info))
         (temporary / "trials_properties.json").write_text(json.dumps(properties))
         for observer, trials in observers.items():
-            file = temporary / "human_scanpaths" / f"subj{observer}{_SUFFIX}.json"
+            file = below(temporary / "human_scanpaths", f"subj{observer}{_SUFFIX}.json")
             file.write_text(json.dumps(trials))
         for entry, (image, scene) in zip(properties, scenes.items(), strict=True):
             if scene.image is not None:
-                save_in_frame(scene, scene.size, temporary / "images" / image)
+                save_in_frame(scene, scene.size, below(temporary / "images", image))
                 template = _template(scene)
                 Image.fromarray(template).save(temporary / "templates" / entry["target"])
 
@@ -223,10 +225,16 @@ def _make_scene(record: Record, folder: Path, info: Record) -> ObjectScene:
             labels=(_category(record, template),),
             target=0,
             target_label=_category(record, template),
-            image=find_picture(folder / info.get("images_dir", str), (name,), required=False),
-            exemplar=find_picture(folder / info.get("targets_dir", str), (template,), required=False),
+            image=find_picture(_folder(folder, info, "images_dir"), (name,), required=False),
+            exemplar=find_picture(_folder(folder, info, "targets_dir"), (template,), required=False),
             name=name,
         )
+
+
+def _folder(folder: Path, info: Record, key: str) -> Path:
+    name = info.get(key, str)
+    with info.naming():
+        return below(folder, name)
 
 
 def _category(record: Record, template: str) -> str:

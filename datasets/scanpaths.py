@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from neuroattn._checks import check_option
+from neuroattn._files import below, check_file, read_json, read_netcdf, reading
 from neuroattn.datasets.scenes import ObjectScene
 from neuroattn.datasets.splits import split_stimuli
 from neuroattn.results import FIRST_FIXATIONS, Scanpath, replacing, write_json, write_netcdf
@@ -496,9 +497,10 @@ class ScanpathDataset(Sequence[Scanpath]):
         return self.from_scanpaths([change(path) for path in self], scenes=self.scenes, attrs=attrs)
 
     def save(self, folder: str | Path) -> None:
-        """Write a folder of fixations (netCDF), scenes (JSON) and the pictures that are arrays (PNG).
+        """Write a folder of fixations (netCDF), scenes (JSON) and their pictures.
 
-        The folder is whole or absent; one that is there is replaced. Pictures in files are referred to.
+        The folder is whole or absent; one that is there is replaced. Pictures that are arrays become PNG files, those
+        in files are copied.
 
         Parameters
         ----------
@@ -523,7 +525,8 @@ class ScanpathDataset(Sequence[Scanpath]):
                         content[kind] = f"images/{i:05d}_{kind}.png"
                         Image.fromarray(picture).save(temporary / content[kind])
                     elif picture is not None:
-                        content[kind] = str(picture.resolve())
+                        content[kind] = f"images/{i:05d}_{kind}{picture.suffix}"
+                        shutil.copyfile(picture, temporary / content[kind])
                 scenes[name] = {k: v for k, v in content.items() if v is not None}
             write_json(temporary / "scenes.json", scenes)
             write_netcdf(temporary / "fixations.nc", self.data)
@@ -544,33 +547,21 @@ class ScanpathDataset(Sequence[Scanpath]):
             If a file cannot be read.
         """
         folder = Path(folder)
-        for name in ("fixations.nc", "scenes.json"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder / name} does not exist; expected a folder that save wrote")
-        try:
-            data = xr.load_dataset(folder / "fixations.nc", engine="h5netcdf")
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            RuntimeError,
-            AttributeError,
-        ) as error:  # what damaged HDF5 raises
-            raise ValueError(f"{folder / 'fixations.nc'} must be netCDF, got {error}") from None
-        if "image_size" in data.attrs:
-            data.attrs["image_size"] = tuple(map(int, data.attrs["image_size"]))
+        data_file, scene_file = folder / "fixations.nc", folder / "scenes.json"
+        for file in (data_file, scene_file):
+            check_file(file, "a folder that save wrote")
+        data: xr.Dataset = read_netcdf(data_file)
         scenes = {}
-        try:
-            for name, content in json.loads((folder / "scenes.json").read_text()).items():
-                for kind in ("image", "exemplar"):
-                    if kind in content:
-                        content[kind] = folder / content[kind]
-                        if not content[kind].resolve().is_relative_to(folder.resolve()):
-                            raise ValueError(f"{kind} of {name} must be in the folder, got {content[kind]}")
-                scenes[name] = ObjectScene(**content)
-        except (ValueError, TypeError, AttributeError) as error:
-            raise ValueError(f"{folder / 'scenes.json'} must hold scenes, got {error}") from None
-        return cls(data, scenes)
+        content = read_json(scene_file)
+        with reading(f"{scene_file} must hold scenes, got"):
+            for name, fields in content.items():
+                for kind in {"image", "exemplar"} & fields.keys():
+                    fields[kind] = below(folder, fields[kind])
+                scenes[name] = ObjectScene(**fields)
+        with reading(f"{data_file} must hold fixations, got"):
+            if "image_size" in data.attrs:
+                data.attrs["image_size"] = tuple(map(int, data.attrs["image_size"]))
+            return cls(data, scenes)
 
 
 def _merged(path: Scanpath) -> Scanpath:

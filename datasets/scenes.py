@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
 from neuroattn._checks import check_option, check_range, check_shape
+from neuroattn._files import open_image, reading
 
 _UNITS = ("px", "degree")
 
@@ -86,7 +87,7 @@ class ObjectScene:
             raise ValueError(f"boxes must be finite with width and height above 0, got {boxes[row].tolist()}")
         boxes.flags.writeable = False
         put("boxes", boxes)
-        if len(self.size) != 2 or min(self.size) < 1:
+        if len(self.size) != 2 or not 1 <= min(self.size) <= max(self.size) < 2**31:
             raise ValueError(f"size must be (width, height) in px, got {self.size!r}")
         put("size", (int(self.size[0]), int(self.size[1])))
         n = len(boxes)
@@ -430,17 +431,13 @@ def _picture_size(image: NDArray[np.uint8] | str | Path) -> tuple[int, int]:
 
 
 def _read_picture(path: Path) -> NDArray[np.uint8]:
-    with _opened(path) as picture:
-        try:
-            return np.asarray(picture.convert("RGB"))
-        except (OSError, ValueError, SyntaxError) as error:
-            raise ValueError(f"{path} must be an image, got a damaged file ({error})") from None
+    with _opened(path) as picture, reading(f"{path} must be an image, got a damaged file:"):
+        return np.asarray(picture.convert("RGB"))
 
 
 def _opened(path: Path) -> Image.Image:
     if not path.is_file():
         raise FileNotFoundError(f"image {path} does not exist")
-    try:
-        return Image.open(path)
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} must be an image, got {error}") from None
+    with reading(f"{path} must be an image, got"):
+        picture: Image.Image = open_image(path)
+    return picture

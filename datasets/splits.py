@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from neuroattn._checks import check_shape
+from neuroattn._files import read_json, reading
 
 # Partitions that say which trials are averaged, besides which stimuli are tested on.
 TRIAL_SPLITS = ("algonauts", "shared1000", "shared515", "session-block")
@@ -146,13 +146,12 @@ def _fold_from_file(ids: NDArray[np.str_], path: Path) -> Fold:
         raise FileNotFoundError(
             f"split {str(path)!r} is not a file; it may be 'given', 'test=N,seed=S' or 'kfold=K,seeds=A-B'"
         )
-    try:
-        content: Any = json.loads(path.read_text())
+    complaint = f'split file {path} must be JSON {{"train": [ids], "test": [ids]}}:'
+    content = read_json(path, complaint)
+    with reading(complaint):
         sides = {side: np.asarray(content[side]).astype(str) for side in ("train", "test")}
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(
-            f'split file {path} must be JSON {{"train": [ids], "test": [ids]}}: {error}'
-        ) from None
+        if any(listed.ndim != 1 for listed in sides.values()):
+            raise ValueError("ids must be a list")
     both = np.intersect1d(sides["train"], sides["test"])
     if len(both):
         raise ValueError(

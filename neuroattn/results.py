@@ -88,7 +88,7 @@ class Scanpath:
 
     def __post_init__(self) -> None:
         check_option("first_fixation", self.first_fixation, FIRST_FIXATIONS)
-        if len(self.image_size) != 2 or min(self.image_size) < 1:
+        if len(self.image_size) != 2 or not 1 <= min(self.image_size) <= max(self.image_size) < 2**31:
             raise ValueError(f"image_size must be (width, height) in px, got {self.image_size!r}")
         if self.px_per_degree is not None:
             check_range("px_per_degree", self.px_per_degree, 0)

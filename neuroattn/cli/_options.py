@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from neuroattn._files import read_text, reading, shorten
+
 if TYPE_CHECKING:
     from neuroattn.analyses.sources import RecordingSource
 
@@ -180,12 +182,12 @@ def read_config(context: typer.Context, param: typer.CallbackParam, value: Path 
     """Take options from a TOML file where flags do not give them; tables hold parameters of single models."""
     if value is None:
         return None
-    try:
-        content = tomllib.loads(value.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"config {value} does not exist") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"config {value} is not TOML: {error}") from None
+    if not value.exists():
+        raise FileNotFoundError(f"config {value} does not exist")
+    complaint = f"config {value} is not TOML:"
+    text = read_text(value, complaint)
+    with reading(complaint):
+        content = tomllib.loads(text)
     names = {
         flag.lstrip("-"): known.name for known in context.command.params for flag in known.opts if known.name
     }
@@ -199,7 +201,7 @@ def read_config(context: typer.Context, param: typer.CallbackParam, value: Path 
         else:
             near = difflib.get_close_matches(key, names, n=1)
             hint = f"; did you mean {near[0]!r}?" if near else ""
-            raise ValueError(f"config {value} has an unknown key {key!r}{hint}")
+            raise ValueError(f"config {value} has an unknown key {shorten(repr(key))}{hint}")
     context.default_map = defaults
     context.obj = tables
     return value

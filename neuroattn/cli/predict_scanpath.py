@@ -339,20 +339,18 @@ def read_scene(
     """
     from dataclasses import replace
 
-    import pandas as pd
-
+    from neuroattn._files import listed, read_table, reading
     from neuroattn.datasets import ObjectScene
 
-    if not boxes.is_file():
+    if not boxes.exists():
         raise FileNotFoundError(f"boxes {boxes} does not exist; expected a CSV file of objects")
-    try:
-        table = pd.read_csv(boxes)
+    complaint = f"boxes {boxes} must be a CSV file with x, y, width, height:"
+    table = read_table(boxes, complaint)
+    with reading(complaint):
         missing = [name for name in ("x", "y", "width", "height") if name not in table]
         if missing:
-            raise ValueError(f"no column {missing[0]!r} among {', '.join(map(str, table.columns))}")
+            raise ValueError(f"no column {missing[0]!r} among {listed(table)}")
         places = table[["x", "y", "width", "height"]].to_numpy(dtype=float)
-    except (ValueError, UnicodeDecodeError) as error:
-        raise ValueError(f"boxes {boxes} must be a CSV file with x, y, width, height: {error}") from None
     if not len(table):
         raise ValueError(f"boxes {boxes} must name at least one object, got none")
     if image is None and size is None:

@@ -232,18 +232,16 @@ def load_model(preset: str, backbone: str, weights: str | None, taps: str | None
 def read_image(path: Path) -> NDArray[np.uint8]:
     """Return the pixels of a picture file as they are; grey, RGBA and 16 bits are left to the trial."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(path) as picture:
-            wanted = picture.mode
-            if picture.mode in ("P", "CMYK", "1", "LA", "YCbCr"):
-                wanted = "RGBA" if "transparency" in picture.info or picture.mode == "LA" else "RGB"
-            pixels = np.asarray(picture.convert(wanted))
-    except FileNotFoundError:
-        raise FileNotFoundError(f"image {path} does not exist") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"image {path} is not a picture file that can be read") from None
+    from neuroattn._files import open_image, reading
+
+    if not path.is_file():
+        raise FileNotFoundError(f"image {path} does not exist")
+    with reading(f"image {path} is not a picture file that can be read:"), open_image(path) as picture:
+        wanted = picture.mode
+        if picture.mode in ("P", "CMYK", "1", "LA", "YCbCr"):
+            wanted = "RGBA" if "transparency" in picture.info or picture.mode == "LA" else "RGB"
+        pixels = np.asarray(picture.convert(wanted))
     # Pillow opens 16-bit pictures as 32-bit ones.
     if pixels.dtype in (np.int32, np.uint32) and pixels.min() >= 0 and pixels.max() < 2**16:
         pixels = pixels.astype(np.uint16)
@@ -266,15 +264,13 @@ def mean_grey(pixels: NDArray[np.uint8]) -> int:
 def read_mask(path: Path) -> NDArray[np.bool_]:
     """Return where a picture is brighter than middle grey."""
     import numpy as np
-    from PIL import Image, UnidentifiedImageError
 
-    try:
-        with Image.open(path) as picture:
-            bright: NDArray[np.bool_] = np.asarray(picture.convert("L")) > 127
-    except FileNotFoundError:
-        raise FileNotFoundError(f"mask {path} does not exist") from None
-    except UnidentifiedImageError:
-        raise ValueError(f"mask {path} is not a picture file that can be read") from None
+    from neuroattn._files import open_image, reading
+
+    if not path.is_file():
+        raise FileNotFoundError(f"mask {path} does not exist")
+    with reading(f"mask {path} is not a picture file that can be read:"), open_image(path) as picture:
+        bright: NDArray[np.bool_] = np.asarray(picture.convert("L")) > 127
     return bright
 
 

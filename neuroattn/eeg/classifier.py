@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import default_collate
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
+from neuroattn._files import read_config, reading
 from neuroattn.attention.gates import Attention
 from neuroattn.datasets.eeg import check_labels, check_signals
 from neuroattn.eeg.basenet import BaseNet
@@ -275,25 +276,24 @@ class MotorImageryClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[mi
         MotorImageryClassifier
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} must hold config.json and model.safetensors of a classifier")
-        config = json.loads((folder / "config.json").read_text())
-        check_option("class", config.get("class", ""), (cls.__name__,))
-        classifier = cls(**config["params"])
-        classifier.classes_ = np.asarray(config["classes"])
-        classifier.sfreq_, classifier.ch_names_ = config["sfreq"], config["ch_names"]
-        classifier.n_chans_, classifier.n_times_ = config["n_chans"], config["n_times"]
-        classifier.history_ = config["history"]
-        tensors = load_file(folder / "model.safetensors")
-        classifier.standardizer_ = None
-        if classifier.standardize is not None:
-            classifier.standardizer_ = Standardizer(classifier.standardize)
-            classifier.standardizer_.mean_ = tensors.pop("mean").numpy()
-            classifier.standardizer_.scale_ = tensors.pop("scale").numpy()
-        with torch.random.fork_rng():
-            network = classifier._build()
-        network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
-        classifier.network_ = network.to(classifier.device).eval()
+        config = read_config(folder, [cls.__name__])
+        with reading(f"{folder / 'model.safetensors'} cannot be read:"):
+            tensors = load_file(folder / "model.safetensors")
+        with reading(f"{folder} must hold a classifier that save wrote, got"):
+            classifier = cls(**config["params"])
+            classifier.classes_ = np.asarray(config["classes"])
+            classifier.sfreq_, classifier.ch_names_ = config["sfreq"], config["ch_names"]
+            classifier.n_chans_, classifier.n_times_ = config["n_chans"], config["n_times"]
+            classifier.history_ = config["history"]
+            classifier.standardizer_ = None
+            if classifier.standardize is not None:
+                classifier.standardizer_ = Standardizer(classifier.standardize)
+                classifier.standardizer_.mean_ = tensors.pop("mean").numpy()
+                classifier.standardizer_.scale_ = tensors.pop("scale").numpy()
+            with torch.random.fork_rng():
+                network = classifier._build()
+            network.load_state_dict({k.removeprefix("network."): v for k, v in tensors.items()})
+            classifier.network_ = network.to(classifier.device).eval()
         return classifier
 
     def __sklearn_tags__(self) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -18,6 +17,7 @@ from sklearn.utils.validation import check_array, check_is_fitted, validate_data
 
 from neuroattn._backbones import Backbone, load_backbone
 from neuroattn._checks import check_option, check_range, check_shape
+from neuroattn._files import listed, read_config, reading
 from neuroattn.datasets import Responses, Rows
 from neuroattn.encoding.features import FeatureStore
 from neuroattn.metrics import pearson_r
@@ -134,13 +134,13 @@ def load_encoder(folder: str | Path) -> Encoder:
     True
     """
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise FileNotFoundError(f"{folder} must hold config.json and model.safetensors of an encoder")
-    config = json.loads((folder / "config.json").read_text())
     package = importlib.import_module("neuroattn.encoding")
-    name = check_option("class", config["class"], [n for n in package.__all__ if n.endswith("Encoder")])
-    encoder: Encoder = getattr(package, name)(**config["params"])
-    encoder._restore(load_file(folder / "model.safetensors"), config)
+    config = read_config(folder, [name for name in package.__all__ if name.endswith("Encoder")])
+    with reading(f"{folder / 'model.safetensors'} cannot be read:"):
+        tensors = load_file(folder / "model.safetensors")
+    with reading(f"{folder} must hold an encoder that save wrote, got"):
+        encoder: Encoder = getattr(package, config["class"])(**config["params"])
+        encoder._restore(tensors, config)
     return encoder
 
 
@@ -210,6 +210,9 @@ class _ClosedFormEncoder(Encoder):
         return {name: np.asarray(getattr(self, name)) for name in self._arrays if hasattr(self, name)}, extra
 
     def _restore(self, tensors: dict[str, NDArray[Any]], config: dict[str, Any]) -> None:
+        foreign = tensors.keys() - set(self._arrays)
+        if foreign:
+            raise ValueError(f"arrays {listed(sorted(foreign))}")
         for name, value in tensors.items():
             setattr(self, name, value)
         self.single_target_, self.n_features_in_ = config["single_target"], config["n_features_in"]

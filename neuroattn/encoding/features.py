@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import math
 import tempfile
 import time
 import zipfile
@@ -95,9 +96,21 @@ class FeatureStore:
         array = _open(self.path, "r")
         if array is None:
             raise FileNotFoundError(f"{self.path} holds no feature store; make one with extract_features")
-        if array.attrs.get("format") != _FORMAT:
+        if array.attrs.get("format") != _FORMAT or not _is_ours(array):
             raise ValueError(
                 f"{self.path} must be a feature store of format {_FORMAT}; extract features again"
+            )
+        # A description may claim any number of chunks of any size, so what is there is counted first.
+        sizes = [file.stat().st_size for file in (self.path / "c").rglob("*") if file.is_file()]
+        claimed = math.prod(array.chunks) * array.dtype.itemsize
+        if len(sizes) < array.nchunks:
+            raise ValueError(
+                f"{self.path} holds {len(sizes)} of {array.nchunks} chunks; extract features again to complete it"
+            )
+        if max(sizes) < claimed:
+            raise ValueError(
+                f"{self.path} has chunks of at most {max(sizes)} bytes, but describes {claimed}; "
+                "extract features again to repair it"
             )
         if array.nchunks_initialized != array.nchunks:
             raise ValueError(
@@ -689,9 +702,22 @@ def _open(folder: Path, mode: Literal["r", "r+"]) -> zarr.Array[Any] | None:
     if not (folder / "zarr.json").is_file():  # zarr would make the folder
         return None
     try:
-        return zarr.open_array(folder, mode=mode)
-    except (ValueError, KeyError, TypeError):
+        return zarr.open_array(folder, mode=mode, zarr_format=3)
+    except OSError:
+        raise
+    except Exception:  # zarr reports damaged descriptions in many ways
         return None
+
+
+def _is_ours(array: zarr.Array[Any]) -> bool:
+    """Return whether chunks are of whole stimuli and stored as `_create` has them, so that reading only copies."""
+    return (
+        array.ndim in (2, 4)
+        and array.dtype in _DTYPES
+        and array.chunks[1:] == array.shape[1:]
+        and array.compressors == (Crc32cCodec(),)
+        and not array.filters
+    )
 
 
 def _holds(array: zarr.Array[Any], identity: dict[str, Any], n_images: int, dtype: str) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from torch.utils.data import Dataset
 
 from neuroattn._backbones import Backbone
 from neuroattn._checks import check_option, check_range, check_seed
+from neuroattn._files import read_config, reading
 from neuroattn.attention import ATTENTIONS
 from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath, provenance, replacing, write_json
@@ -391,27 +391,26 @@ class ObjectAttentionTransformer(ScanpathModel):
             If the backbone is missing or another one.
         """
         folder = Path(folder)
-        if not (folder / "config.json").is_file():
-            raise FileNotFoundError(f"{folder} must hold config.json and model.safetensors of a model")
-        config = json.loads((folder / "config.json").read_text())
-        check_option("class", config.get("class", ""), (cls.__name__,))
+        config = read_config(folder, [cls.__name__])
+        with reading(f"{folder / 'model.safetensors'} cannot be read:"):
+            tensors = load_file(folder / "model.safetensors")
         params = config["params"]
-        if isinstance(params["appearance"], dict):
-            wanted = params["appearance"]
-            if backbone is None or backbone.fingerprint() != wanted["fingerprint"]:
-                raise ValueError(
-                    f"backbone must be the one of training, {wanted['name']} layer {wanted['layer']}, got {backbone}"
-                )
+        wanted = params.get("appearance")
+        if isinstance(wanted, dict):
+            if backbone is None or backbone.fingerprint() != wanted.get("fingerprint"):
+                known = f"{wanted.get('name')} layer {wanted.get('layer')}"
+                raise ValueError(f"backbone must be the one of training, {known}, got {backbone}")
             params["appearance"] = backbone
-        params["crop_size"] = tuple(params["crop_size"])
-        model = cls(**params)
-        model.max_fixations_, model.history_ = config["max_fixations"], config["history"]
-        model.categories_, model.observers_ = config["categories"], config["observers"]
-        model.n_features_ = config["n_features"]
-        with torch.random.fork_rng():
-            model.network_ = model._build()
-        model.network_.load_state_dict(load_file(folder / "model.safetensors"))
-        model.network_.eval()
+        with reading(f"{folder} must hold a model that save wrote, got"):
+            params["crop_size"] = tuple(params["crop_size"])
+            model = cls(**params)
+            model.max_fixations_, model.history_ = config["max_fixations"], config["history"]
+            model.categories_, model.observers_ = config["categories"], config["observers"]
+            model.n_features_ = config["n_features"]
+            with torch.random.fork_rng():
+                model.network_ = model._build()
+            model.network_.load_state_dict(tensors)
+            model.network_.eval()
         return model
 
     # What the base class asks for

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from neuroattn._backbones import Preprocessing
 from neuroattn._checks import check_option
+from neuroattn._files import check_file, listed, open_hdf5, reading
 from neuroattn.search.features import CAFFE, N_CONVOLUTIONS, VGG16
 
 LAYERS = tuple(f"block{i}_conv{j}" for i, n in enumerate(N_CONVOLUTIONS, 1) for j in range(1, n + 1))
@@ -69,7 +70,7 @@ class VGG16Weights:
         for layer in LAYERS:
             missing = [name for name in (f"w_{layer}", f"b_{layer}") if name not in self.arrays]
             if missing:
-                raise ValueError(f"weights must hold {missing[0]} of VGG16, got {_some(self.arrays)}")
+                raise ValueError(f"weights must hold {missing[0]} of VGG16, got {listed(self.arrays)}")
             kernel, bias = self.arrays[f"w_{layer}"], self.arrays[f"b_{layer}"]
             if kernel.ndim != 4 or kernel.shape[:3] != (3, 3, n_in) or bias.shape != kernel.shape[3:]:
                 raise ValueError(
@@ -146,14 +147,16 @@ def read_vgg16_weights(path: str | Path, *, preprocessing: str | None = None) ->
     kinds[".safetensors"] = _read_torch
     if path.suffix not in kinds:
         raise ValueError(f"weights must be a .h5, .pth, .pt or .safetensors file, got {path.name!r}")
-    if not path.is_file():
+    if not path.exists():
         raise FileNotFoundError(f"weights {path} do not exist; give a .h5, .pth, .pt or .safetensors file")
+    check_file(path)
     arrays, found = kinds[path.suffix](path)
     if preprocessing is not None and check_option("preprocessing", preprocessing, tuple(_MISMATCH)) != found:
         raise ValueError(
             f"preprocessing must be {found!r} for {path.name}, got {preprocessing!r}: {_MISMATCH[preprocessing]}"
         )
-    return VGG16Weights(arrays, found)
+    with reading(f"weights {path} cannot be used:"):
+        return VGG16Weights(arrays, found)
 
 
 def _read_keras(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
@@ -167,25 +170,19 @@ def _read_keras(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
         if layers and isinstance(item, h5py.Dataset):
             arrays[f"{'w' if item.ndim == 4 else 'b'}_{layers[0]}"] = np.asarray(item, dtype=np.float32)
 
-    try:
-        with h5py.File(path, "r") as file:
-            file.visititems(collect)
-    except OSError as error:
-        raise ValueError(f"weights {path} are not an HDF5 file: {error}") from error
+    with reading(f"weights {path} are not an HDF5 file:"), open_hdf5(path) as file:
+        file.visititems(collect)
     return arrays, "caffe"
 
 
 def _read_torch(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
-    try:
+    with reading(f"weights {path} cannot be read as a state dict:"):
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             state = load_file(path)
         else:
             state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # either reader raises errors of its own for files that are broken
-        reason = str(error).strip().splitlines() or [type(error).__name__]
-        raise ValueError(f"weights {path} cannot be read as a state dict: {reason[0]}") from error
     if not isinstance(state, Mapping):
         raise ValueError(f"weights {path} must hold a state dict, got {type(state).__name__}")
     arrays = {}
@@ -195,7 +192,11 @@ def _read_torch(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
             if not isinstance(tensor, torch.Tensor):
                 raise ValueError(
                     f"weights {path} must hold features.{place}.{theirs} as torchvision's VGG16 does, "
-                    f"got {_some(state)}"
+                    f"got {listed(state)}"
+                )
+            if tensor.numel() * tensor.element_size() > path.stat().st_size:
+                raise ValueError(
+                    f"weights {path} must hold the numbers of features.{place}.{theirs} that it claims"
                 )
             array = tensor.float().numpy()
             arrays[f"{ours}_{layer}"] = array.transpose(2, 3, 1, 0) if array.ndim == 4 else array
@@ -204,8 +205,3 @@ def _read_torch(path: Path) -> tuple[dict[str, NDArray[np.float32]], str]:
         arrays["w_block1_conv1"] = arrays["w_block1_conv1"][:, :, ::-1].copy()
         return arrays, "caffe"
     return arrays, "torchvision"
-
-
-def _some(names: Mapping[str, Any]) -> str:
-    listed = list(names)
-    return f"{', '.join(listed[:3])} ..." if len(listed) > 3 else f"{', '.join(listed) or 'nothing'}"

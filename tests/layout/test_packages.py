@@ -17,6 +17,7 @@ LINKED = ("kernels", "datasets", "analyses")
 ORDER = [
     ("neuroattn",),
     ("_checks", "_extras"),
+    ("_files",),
     ("_references",),
     ("_backbones",),
     ("results",),

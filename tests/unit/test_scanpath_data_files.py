@@ -9,11 +9,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 from scipy.io import savemat
 
 from neuroattn.cli import main
 from neuroattn.datasets import (
     SCANPATH_LAYOUTS,
+    ObjectScene,
+    ScanpathDataset,
     load_book_covers,
     load_coco_search18,
     load_events,
@@ -33,6 +36,7 @@ from neuroattn.datasets import (
     write_scanpaths,
     write_visions,
 )
+from neuroattn.results import Scanpath
 
 TRIAL = {
     "name": "000000000001.jpg",
@@ -426,6 +430,19 @@ def test_a_saved_data_set_does_not_point_out_of_its_folder(arrays, tmp_path):
     next(iter(scenes.values()))["image"] = "../elsewhere.png"
     (tmp_path / "saved" / "scenes.json").write_text(json.dumps(scenes))
     with pytest.raises(
-        ValueError, match=r"scenes\.json must hold scenes, got image of .* must be in the folder"
+        ValueError, match=r"scenes\.json must hold scenes, got '\.\./elsewhere\.png' must lie in"
     ):
         load_scanpaths(tmp_path / "saved")
+
+
+def test_pictures_in_files_are_saved_with_the_data(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (80, 100, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(tmp_path / "a.png")
+    scene = ObjectScene([[0, 0, 40, 30]], (100, 80), image=tmp_path / "a.png", exemplar=tmp_path / "a.png")
+    path = Scanpath([50, 20], [40, 10], (100, 80), attrs={"scene": "a"})
+    ScanpathDataset.from_scanpaths([path], scenes={"a": scene}).save(tmp_path / "saved")
+    (tmp_path / "a.png").unlink()
+    (tmp_path / "saved").rename(tmp_path / "moved")
+    again = ScanpathDataset.load(tmp_path / "moved").scene_of(0)
+    np.testing.assert_array_equal(again.pixels(), pixels)
+    assert again.exemplar_crop((100, 80)).shape == (80, 100, 3)

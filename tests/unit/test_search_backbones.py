@@ -110,7 +110,7 @@ def test_broken_files_are_named(tmp_path, arrays):
         read_vgg16_weights(tmp_path / "resnet.pth")
     with h5py.File(tmp_path / "other.h5", "w") as file:
         file["dense/kernel:0"] = np.zeros((2, 2))
-    with pytest.raises(ValueError, match="must hold w_block1_conv1 of VGG16, got nothing"):
+    with pytest.raises(ValueError, match="must hold w_block1_conv1 of VGG16, got none"):
         read_vgg16_weights(tmp_path / "other.h5")
 
 
