@@ -18,7 +18,7 @@ from torch import Tensor
 from neuroattn._checks import check_range, check_seed, check_shape
 from neuroattn.analyses.dots import Dots, draw_dots
 from neuroattn.analyses.figures import _WIDTH, _styled, query_names
-from neuroattn.analyses.token_masking import _N_SHUFFLES, _MaskedTokens, _other_rows
+from neuroattn.analyses.token_masking import _N_SHUFFLES, _other_rows
 from neuroattn.encoding import BrainEncoder
 from neuroattn.encoding.network_encoders import query_masks, resolve_device
 from neuroattn.encoding.networks import EncoderNetwork
@@ -32,6 +32,7 @@ SALIENCIES = ("gradient", "integrated")
 RANKINGS = ("attention", *SALIENCIES, "other image", "random")
 _CHANGES = ("deletion", "insertion")
 _STATISTICS = ("spearman", "overlap")
+_AT_ONCE = 128  # masked stimuli in one pass
 
 
 def saliency_maps(encoder: BrainEncoder, X: Any, *, n_steps: int = 16) -> xr.DataArray:
@@ -366,38 +367,65 @@ def _curves(
     rng: np.random.Generator,
 ) -> _Curves:
     """Delete and insert tokens by each ranking, and follow the mean prediction."""
-    n, n_tokens = len(features), evidence.maps.shape[-1]
-    mean_token = encoder.network_.input_mean.numpy()
+    n, n_queries, n_tokens = evidence.maps.shape[1:]
+    by_query, columns = np.repeat(np.arange(n), n_queries), np.arange(n_queries)
 
-    def means(masked: NDArray[np.intp]) -> NDArray[np.float32]:
-        """Return mean predictions (stimulus, query) with some tokens (stimulus, masked) replaced."""
-        return encoder._run(_MaskedTokens(features, masked, mean_token), None, mean_of_units)
+    def means(masked: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """Return mean predictions (stimulus, query) with tokens replaced, (stimulus, [query,] token)."""
+        if masked.ndim == 2:
+            return _masked_means(encoder, features, mean_of_units, np.arange(n), masked)
+        every = _masked_means(encoder, features, mean_of_units, by_query, masked.reshape(-1, n_tokens))
+        return every.reshape(n, n_queries, n_queries)[:, columns, columns]
 
-    everything = np.tile(np.arange(n_tokens), (n, 1))
-    intact, blank = means(everything[:, :0]), means(everything)
+    nothing = np.zeros((n, n_tokens), bool)
+    intact, blank = means(nothing), means(~nothing)
     change = intact - blank
     whole = change.astype(np.float64) ** 2
     orders = [_order(values, rng) for values in (evidence.maps[0], *abs(evidence.saliency))]
     orders.append(orders[0][other])
+    # The place of each token in an order; random orders are the same for all queries.
+    places = [order.argsort(-1) for order in orders]
     random = rng.random((n_random, n, n_tokens)).argsort(-1)
     counts = [max(1, round(fraction * n_tokens)) for fraction in fractions]
     shares = np.zeros((len(_CHANGES), len(RANKINGS), len(counts) + 2, *whole.shape))
     shares[:, :, -1] = whole
 
-    def follow(order: NDArray[np.intp], count: int) -> NDArray[np.float64]:
+    def follow(place: NDArray[np.intp], count: int) -> NDArray[np.float64]:
         """Return the change by deleting, and what inserting regains, (change, stimulus, query)."""
-        deleted, inserted = means(order[:, :count]), means(order[:, count:])
+        deleted, inserted = means(place < count), means(place >= count)
         return np.stack([(deleted - intact) ** 2, whole - (inserted - intact) ** 2])
 
     for f, count in enumerate(counts, start=1):
-        for r, order in enumerate(orders):
-            for q in range(whole.shape[1]):
-                shares[:, r, f, :, q] = follow(order[:, q], count)[..., q]
-        shares[:, -1, f] = np.mean([follow(order, count) for order in random], axis=0)
+        for r, place in enumerate(places):
+            shares[:, r, f] = follow(place, count)
+        shares[:, -1, f] = np.mean([follow(place, count) for place in random], axis=0)
     square = whole.mean(0)
     # In units of the mean change over stimuli, so that stimuli that change little do not divide by it.
     scale = np.divide(1, square, out=np.full_like(square, np.nan), where=square > 0)
     return _Curves(shares * scale, [0.0, *(c / n_tokens for c in counts), 1.0], change, np.sqrt(1 / scale))
+
+
+def _masked_means(
+    encoder: BrainEncoder,
+    features: NDArray[Any],
+    mean_of_units: MeanOfUnits,
+    rows: NDArray[np.intp],
+    masked: NDArray[np.bool_],
+) -> NDArray[np.float32]:
+    """Return mean predictions (row, query) of rows of the features with some tokens (row, token) replaced."""
+    device = resolve_device(encoder.device)
+    network = encoder.network_.to(device)
+    mean_token = network.input_mean[:, None, None]
+    grid = features.shape[2:]
+    parts = []
+    with torch.no_grad():
+        for start in range(0, len(rows), _AT_ONCE):
+            batch = slice(start, start + _AT_ONCE)
+            tokens = torch.tensor(features[rows[batch]], dtype=torch.float32, device=device)
+            mask = torch.from_numpy(masked[batch]).to(device).view(-1, 1, *grid)
+            parts.append(mean_of_units(network, torch.where(mask, mean_token, tokens)).cpu().numpy())
+    encoder.network_.cpu()
+    return np.concatenate(parts)
 
 
 @_styled

@@ -115,7 +115,7 @@ def test_figure_leaves_open_what_is_not_significant(table):
     filled = [
         line.get_markerfacecolor() == line.get_color() for line in axes.lines if line.get_marker() == "o"
     ]
-    assert filled == [True, True, False, True]  # "all" is not tested, and not open
+    assert filled == [True, True, False, True]  # "all" is not tested, and so not open
     assert axes.texts[0].get_text() == "100 % of 8"
     with pytest.raises(ValueError, match="model must be one of 'one', 'turned', got 'two'"):
         plot_regions(table, "two")
