@@ -73,9 +73,9 @@ def contrastive_maps(attention: xr.DataArray, *, against: Sequence[str] | None =
             check_option("against", region, list(dict.fromkeys(names.tolist())))
         check_range("number of regions in against", len(against), 1)
         reference = weight.isel(query=np.flatnonzero(np.isin(names, list(against))))
-    contrast = xr.apply_ufunc(np.log, weight / reference.mean("query"))
-    named = contrast.transpose(*attention.dims).rename("contrast")
-    return named.assign_attrs(attention.attrs | {"units": "nat", "against": _named(against)})
+    contrast: xr.DataArray = xr.apply_ufunc(np.log, weight / reference.mean("query"))
+    attrs = attention.attrs | {"units": "nat", "against": _named(against)}
+    return contrast.transpose(*attention.dims).rename("contrast").assign_attrs(attrs)
 
 
 def _named(against: Sequence[str] | None) -> str:

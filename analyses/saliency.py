@@ -35,7 +35,7 @@ _STATISTICS = ("spearman", "overlap")
 _AT_ONCE = 128  # masked stimuli in one pass
 
 
-def saliency_maps(encoder: BrainEncoder, X: Any, *, n_steps: int = 16) -> xr.DataArray:
+def saliency_maps(encoder: BrainEncoder, X: Any, *, n_steps: int = 32) -> xr.DataArray:
     """Attribute the mean prediction of each region to the tokens of an image.
 
     Gradient x input is ``sum_c df/dx_c (x_c - b_c)`` for every token, with f the mean predicted response of the units
@@ -48,7 +48,7 @@ def saliency_maps(encoder: BrainEncoder, X: Any, *, n_steps: int = 16) -> xr.Dat
         Fitted, with ``readout="roi"`` or ``"hemisphere"``.
     X : array or FeatureStore, shape (stimulus, channel, y, x), or images with a backbone
         Held in memory.
-    n_steps : int, default 16
+    n_steps : int, default 32
         Gauss-Legendre points of the way.
 
     Returns
@@ -119,7 +119,7 @@ def map_saliency(
     X: Any,
     *,
     others: Sequence[BrainEncoder] = (),
-    n_steps: int = 16,
+    n_steps: int = 32,
     top: float = 0.1,
     fractions: Sequence[float] = (0.05, 0.1, 0.2, 0.4, 0.7),
     n_random: int = 5,
@@ -129,7 +129,7 @@ def map_saliency(
 
     A map explains routing, not features: it says from where a query reads, not what it makes of what is there. How far
     it agrees with saliency, which follows the prediction through the whole network, is therefore measured and not
-    assumed [1]_, [2]_, beside the agreement that other seeds leave room for. Differs from the second paper, on speech,
+    assumed [1]_, [2]_, beside the agreement of other images and other seeds. Differs from the second paper, on speech,
     in that both are compared by ranks over tokens, and in the curves, which are those of [3]_ for a number instead of a
     class.
 
@@ -140,8 +140,8 @@ def map_saliency(
     X : array or FeatureStore, shape (stimulus, channel, y, x), or images with a backbone
         Held-out stimuli, at least 2; their features are held in memory.
     others : sequence of BrainEncoder
-        The same model fitted with other seeds; without any there is no ceiling.
-    n_steps : int, default 16
+        The same model fitted with other seeds.
+    n_steps : int, default 32
         Of :func:`saliency_maps`.
     top : float, default 0.1
         Share of the tokens, at least one, whose overlap is counted.
@@ -162,19 +162,23 @@ def map_saliency(
           map and the map of each head;
         - ``agreement_shuffled``: the same with the map of another image, which keeps what all images share;
           ``agreement_excess``: the difference;
-        - ``ceiling`` (statistic, source, query): agreement between seeds of the mean maps ("attention") and of each
-          saliency, averaged over pairs of seeds; NaN without ``others``;
+        - ``between_seeds`` (statistic, source, query): agreement between seeds of the mean maps ("attention") and of
+          each saliency, averaged over pairs of seeds. It is the noise ceiling of ``agreement_across`` (statistic, map,
+          saliency, query), of the map of one seed with the saliency of another: what a map says of a region rather than
+          of one network. ``agreement`` may lie above it, as map and saliency of one network share its weights. Both NaN
+          without ``others``;
         - ``curve`` (change, ranking, fraction, query): "deletion", the squared change of the mean prediction after the
           first tokens of a ranking are replaced by the mean token of training, and "insertion", what putting them
           back into an image of mean tokens regains of it, both as shares of the change that replacing all tokens makes;
-          a good ranking is high early in both, and shares may lie outside 0 to 1. Rankings are the mean map, both
-          saliencies, the map of another image, and random order;
+          a good ranking is high early in both. Shares may lie outside 0 to 1, for instance where a query turns to
+          something else. Rankings are the mean map, both saliencies, the map of another image, and random order;
         - ``area`` (change, ranking, query): under the curve, from no token to all; ``area_excess`` (change, ranking,
           control, query): minus that of the map of another image, and of random order;
-        - ``completeness_error`` (query): the largest error of the sum of integrated gradients, as a share of the root
-          mean square change; large values ask for more ``n_steps``;
-        - ``agreement_interval``, ``agreement_excess_interval``, ``ceiling_interval``, ``area_interval``,
-          ``area_excess_interval``, with ``bound``: 95 % over 1,000 resamples of stimuli, for these fitted weights.
+        - ``completeness_error`` (query): root mean square error of the sum of integrated gradients, as a share of that
+          of the change it should sum to; large values ask for more ``n_steps``;
+        - ``agreement_interval``, ``agreement_across_interval``, ``agreement_excess_interval``,
+          ``between_seeds_interval``, ``area_interval``, ``area_excess_interval``, with ``bound``: 95 % over 1,000
+          resamples of stimuli, for these fitted weights.
 
     Raises
     ------
@@ -239,22 +243,26 @@ def map_saliency(
     area = curve.integrate("fraction")
     controls = area.sel(ranking=list(RANKINGS[3:])).rename(ranking="control")
     excess = (area - controls).transpose("change", "ranking", "control", ...)
-    ceiling = labelled(
-        _between_seeds(evidence, count, rng), "statistic", "source", "stimulus", "query",
-        statistic=list(_STATISTICS), source=["attention", *SALIENCIES],
-    )  # fmt: skip
+    seeds = [_ranked(np.concatenate([one.maps[:1], abs(one.saliency)]), count, rng) for one in evidence[1:]]
+    across = [_alike(maps, _Ranked(one.ranks[1:], one.top[1:])) for one in seeds]
+    first = _Ranked(*(np.concatenate([m[:1], f]) for m, f in zip(maps, found, strict=True)))
+    between = [_paired(a, b) for a, b in itertools.combinations([first, *seeds], 2)]
+    sources = {"statistic": list(_STATISTICS), "source": ["attention", *SALIENCIES]}
     summed = evidence[0].saliency[1].sum(-1)
     result = xr.Dataset(
         {
             "agreement_shuffled": by_chance.mean("stimulus"),
             "curve": curve.isel(fraction=slice(1, -1)).mean("stimulus"),
-            "completeness_error": ("query", abs(summed - curves.change).max(0) / curves.unit),
+            "completeness_error": ("query", np.sqrt(((summed - curves.change) ** 2).mean(0)) / curves.unit),
         }
     )
     for name, values in {
         "agreement": agreement,
         "agreement_excess": agreement - by_chance,
-        "ceiling": ceiling,
+        "agreement_across": labelled(_mean_of(across, agreement.shape), *dims, **coords),
+        "between_seeds": labelled(
+            _mean_of(between, (2, 3, *agreement.shape[3:])), "statistic", "source", *dims[3:], **sources
+        ),
         "area": area,
         "area_excess": excess,
     }.items():
@@ -341,19 +349,14 @@ def _alike(a: _Ranked, b: _Ranked) -> NDArray[np.float32]:
     return np.stack([np.einsum("asqt,bsqt->absq", x, y) for x, y in zip(a, b, strict=True)])
 
 
-def _between_seeds(
-    evidence: Sequence[_Evidence], count: int, rng: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return the agreement between seeds (statistic, source, stimulus, query), the mean over their pairs."""
-    n_stimuli, n_queries = evidence[0].maps.shape[1:3]
-    if len(evidence) < 2:
-        return np.full((len(_STATISTICS), 1 + len(SALIENCIES), n_stimuli, n_queries), np.nan, np.float32)
-    ranked = [_ranked(np.concatenate([one.maps[:1], abs(one.saliency)]), count, rng) for one in evidence]
-    pairs = [
-        [np.einsum("asqt,asqt->asq", x, y) for x, y in zip(a, b, strict=True)]
-        for a, b in itertools.combinations(ranked, 2)
-    ]
-    return np.asarray(np.mean(pairs, axis=0))
+def _paired(a: _Ranked, b: _Ranked) -> NDArray[np.float32]:
+    """Compare each map of a with the same map of b, (statistic, source, stimulus, query)."""
+    return np.stack([np.einsum("asqt,asqt->asq", x, y) for x, y in zip(a, b, strict=True)])
+
+
+def _mean_of(values: list[NDArray[np.float32]], shape: tuple[int, ...]) -> NDArray[np.float32]:
+    """Average over pairs of seeds; NaN without any."""
+    return np.asarray(np.mean(values, axis=0)) if values else np.full(shape, np.nan, np.float32)
 
 
 def _curves(
@@ -440,9 +443,9 @@ def plot_map_saliency(result: xr.Dataset) -> Figure:
     Returns
     -------
     Figure
-        Left, Spearman's correlation of the mean map with both saliencies, of the map of another image with integrated
-        gradients, and of integrated gradients between seeds. Right, areas under deletion curves minus those of random
-        order.
+        Left, Spearman's correlation of the mean map with both saliencies, with integrated gradients also of the map of
+        another image and of those of another seed, and its noise ceiling between seeds. Right, areas under deletion
+        curves minus those of random order.
 
     Examples
     --------
@@ -473,15 +476,18 @@ def plot_map_saliency(result: xr.Dataset) -> Figure:
     ]
     other = agreement.agreement_shuffled.sel(saliency="integrated")
     series.append(Dots("integrated, map of another image", other, None, 0, filled=False))
-    if result.ceiling.notnull().any():
-        between = result.ceiling.sel(statistic="spearman", source="integrated")
+    if result.between_seeds.notnull().any():
+        across = agreement.sel(saliency="integrated")
+        interval = across.agreement_across_interval
+        series.append(Dots("integrated, of another seed", across.agreement_across, interval, 3))
+        between = result.between_seeds.sel(statistic="spearman", source="integrated")
         series.append(Dots("integrated, between seeds", between, None, None))
     draw_dots(left, names, series)
     left.set_xlabel("Spearman's ρ of map and saliency")
     beyond = result.sel(change="deletion", control="random")
     series = [
         Dots(name, beyond.area_excess.sel(ranking=key), beyond.area_excess_interval.sel(ranking=key), colour)
-        for name, key, colour in (("attention", "attention", 3), ("integrated gradients", "integrated", 0))
+        for name, key, colour in (("attention", "attention", 2), ("integrated gradients", "integrated", 0))
     ]
     draw_dots(right, names, series)
     right.set_xlabel("Deletion: area beyond random order")

@@ -3,17 +3,17 @@ What maps explain
 =================
 
 A map says from where a region reads, not what moves its prediction, nor which features it reads. This page asks those
-questions of a simulated subject whose answers are known: does saliency agree with the maps, do the maps find the planted
-objects better than the center of the image does, which features does each region read, and which regions are predicted
-at all?
+questions of a simulated subject whose answers are known: which regions are predicted at all, does saliency agree with
+the maps, do the maps find the planted objects better than the center of the image does, and which features does each
+region read?
 """
 
 # %%
 # A subject with known answers, and two seeds of one model
 # ---------------------------------------------------------
-# Images hold one *cued* object of each category among decoys; FFA-1 follows the cued face and PPA the cued scene, wherever
-# they stand. RSC reads the mean and the spread of every channel over the image. The region aTL-faces is noise. The same
-# model is fitted with two seeds: where two seeds disagree, neither explains the data.
+# Images hold one *cued* object of each category among decoys; FFA-1 follows the cued face and PPA the cued scene,
+# wherever they stand. RSC reads the mean and the spread of every channel over the image. The region aTL-faces is noise.
+# The same model is fitted with two seeds: what only one of them shows is about its weights, not about the region.
 
 import tempfile
 
@@ -44,7 +44,12 @@ def features(images):
 
 
 recording = make_nsd_like(
-    n_train=380, n_test=80, seed=0, rois=["FFA-1", "PPA", "RSC", "aTL-faces"], vertices_per_roi=12, features=features
+    n_train=380,
+    n_test=80,
+    seed=0,
+    rois=["FFA-1", "PPA", "RSC", "aTL-faces"],
+    vertices_per_roi=12,
+    features=features,
 )
 X, y = features(recording.images), recording.responses
 train, test = ~recording.test, recording.test
@@ -64,10 +69,10 @@ figure = plot_regions(table, "attention")
 # %%
 # Does it look at what moves the prediction?
 # ------------------------------------------
-# :func:`~neuroattn.analyses.map_saliency` follows the mean prediction of each region back to the tokens and compares the
-# result with the maps. The open dots are the agreement with the map of *another* image, the grey bars that between
-# the two seeds: the agreement that can be expected at best. On the right is what deleting the first tokens of a ranking
-# does to the prediction, beyond deleting as many at random.
+# :func:`~neuroattn.analyses.map_saliency` follows the mean prediction of each region back to the tokens and compares
+# the result with the maps. The open dots are the agreement with the map of *another* image. Triangles compare the map
+# of one seed with the saliency of the other, and the grey bars are their ceiling, the saliency of both seeds. On the
+# right is what deleting the first tokens of a ranking does to the prediction, beyond deleting as many at random.
 
 saliency = map_saliency(encoder, X[test][:40], others=[other])
 figure = plot_map_saliency(saliency)
@@ -92,7 +97,10 @@ biased = biased / biased.sum(("y", "x"))
 cues = {"FFA-1": "faces", "PPA": "places"}
 masks = recording.truth.object_mask.isel(stimulus=test)
 objects = np.stack(
-    [masks.sel(category=cues[roi]) if roi in cues else np.zeros(masks[:, 0].shape, bool) for roi in maps.roi.values],
+    [
+        masks.sel(category=cues[roi]) if roi in cues else np.zeros(masks[:, 0].shape, bool)
+        for roi in maps.roi.values
+    ],
     axis=1,
 )
 objects = xr.DataArray(objects, dims=maps.dims, coords=maps.coords)
@@ -101,8 +109,8 @@ scores = score_maps(biased, objects)
 figure = plot_map_scores(scores)
 
 # %%
-# The blob costs the maps their score; :func:`~neuroattn.analyses.contrastive_maps` takes out what all regions share, and
-# with it the blob. The Gaussian in the center and the maps of other images stand beside every score, since on
+# The blob costs the maps their score; :func:`~neuroattn.analyses.contrastive_maps` takes out what all regions share,
+# and with it the blob. The Gaussian in the center and the maps of other images stand beside every score, since on
 # photographs, where objects *do* stand in the center, they would score well without having seen anything.
 
 before, after = (contrastive_maps(one) for one in (maps, biased))

@@ -130,17 +130,24 @@ def test_curves_are_those_of_the_definition(subject, encoders):
     assert result.curve.fraction.values == [0.125]
 
 
-def test_ceiling_is_the_agreement_of_seeds(subject, encoders, result):
-    assert result.ceiling.isel(query=0).sel(statistic="overlap", source="integrated") > 0.4
-    assert (result.ceiling.sel(statistic="spearman") < 0.99).all()
+def test_seeds_are_the_ceiling_of_what_a_map_says_of_a_region(subject, encoders, result):
+    overlap, spearman = (result.sel(statistic=name).isel(query=0) for name in ("overlap", "spearman"))
+    assert overlap.between_seeds.sel(source="integrated") > 0.4
+    assert (spearman.between_seeds < 0.99).all()
+    across = overlap.agreement_across.sel(map="mean", saliency="integrated")
+    assert result.agreement_shuffled.sel(statistic="overlap", map="mean", saliency="integrated")[0] < across
     same = map_saliency(encoders[0], subject.X, others=[encoders[0]], fractions=[0.5], n_random=1)
-    np.testing.assert_allclose(same.ceiling.sel(statistic="spearman"), 1, rtol=1e-5)
+    np.testing.assert_allclose(same.between_seeds.sel(statistic="spearman"), 1, rtol=1e-5)
+    np.testing.assert_allclose(
+        same.agreement_across.sel(statistic="spearman"), same.agreement.sel(statistic="spearman"), rtol=1e-5
+    )
     alone = map_saliency(encoders[0], subject.X, fractions=[0.5], n_random=1)
-    assert alone.ceiling.isnull().all()
+    assert alone.between_seeds.isnull().all()
+    assert alone.agreement_across.isnull().all()
 
 
 def test_intervals_hold_the_means_and_the_dims_are_as_said(result):
-    for name in ("agreement", "agreement_excess", "ceiling", "area", "area_excess"):
+    for name in ("agreement", "agreement_across", "agreement_excess", "between_seeds", "area", "area_excess"):
         low, high = (result[f"{name}_interval"].sel(bound=bound) for bound in ("low", "high"))
         assert ((low <= result[name]) & (result[name] <= high)).all(), name
         assert (low < high).any()
