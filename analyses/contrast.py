@@ -109,13 +109,13 @@ def score_maps(
 
     Returns
     -------
-    Dataset, dims (metric, map, source, control, query, bound)
-        ``score`` (metric, map, source, query) of the map ("attention") and its contrast ("contrast"): "auc" against all
-        tokens without a target, .5 at chance, and "nss", 0 at chance, averaged over stimuli. Sources are the image's
-        own map, that of another image, the mean over all other images, and a Gaussian in the centre with a standard
-        deviation of a quarter of each side, the same for both maps. ``advantage`` (metric, map, control, query): the
-        own map minus each other source. ``score_interval`` and ``advantage_interval``, with ``bound``: 95 % over
-        1,000 resamples of stimuli. ``n_stimuli`` (query): those with a target. NaN for queries without any.
+    Dataset, dims (metric, kind, source, control, query, bound)
+        ``score`` (metric, kind, source, query) of the map ("attention") and its contrast ("contrast"): "auc" against
+        all tokens without a target, .5 at chance, and "nss", 0 at chance, averaged over stimuli. Sources are the
+        image's own map, that of another image, the mean over all other images, and a Gaussian in the centre with a
+        standard deviation of a quarter of each side, the same for both kinds. ``advantage`` (metric, kind, control,
+        query): the own map minus each other source. ``score_interval`` and ``advantage_interval``, with ``bound``:
+        95 % over 1,000 resamples of stimuli. ``n_stimuli`` (query): those with a target. NaN for queries without any.
 
     Raises
     ------
@@ -134,9 +134,9 @@ def score_maps(
     >>> coords = {"roi": ("query", ["FFA"]), "hemisphere": ("query", ["left"])}
     >>> objects = xr.DataArray(found.reshape(20, 1, 6, 6), dims=("stimulus", "query", "y", "x"), coords=coords)
     >>> result = score_maps((objects + 0.1) / 4.6, objects)
-    >>> result.score.sel(metric="auc", map="attention", source="own image").values
+    >>> result.score.sel(metric="auc", kind="attention", source="own image").values
     array([1.])
-    >>> bool(result.advantage_interval.sel(metric="auc", map="attention", bound="low").min() > 0)
+    >>> bool(result.advantage_interval.sel(metric="auc", kind="attention", bound="low").min() > 0)
     True
     """
     rng = check_seed(seed)
@@ -167,10 +167,10 @@ def score_maps(
             )
     score = xr.DataArray(
         values,
-        dims=("metric", "map", "source", "stimulus", "query"),
+        dims=("metric", "kind", "source", "stimulus", "query"),
         coords={
             "metric": list(METRICS),
-            "map": list(kinds),
+            "kind": list(kinds),
             "source": list(SOURCES),
             "stimulus": np.arange(n),
             **{name: ("query", attention[name].values) for name in ("roi", "hemisphere")},
@@ -181,8 +181,8 @@ def score_maps(
     result = xr.Dataset({"n_stimuli": score[0, 0, 0].notnull().sum("stimulus").reset_coords(drop=True)})
     for name, one in {"score": score, "advantage": advantage}.items():
         summary = crossed_bootstrap(one, units=("stimulus",), seed=seed)
-        result[name] = summary["mean"].transpose("metric", "map", ..., "query")
-        result[f"{name}_interval"] = summary["interval"].transpose("metric", "map", ..., "query", "bound")
+        result[name] = summary["mean"].transpose("metric", "kind", ..., "query")
+        result[f"{name}_interval"] = summary["interval"].transpose("metric", "kind", ..., "query", "bound")
     config = {"against": _named(against), "centre": _CENTRE}
     return result.assign_attrs(resampled="stimulus", **provenance(seed, config))
 
@@ -260,14 +260,14 @@ def plot_map_scores(result: xr.Dataset, metric: str = "auc") -> Figure:
     axes = figure.add_subplot()
     series = []
     for kind, colour in (("attention", 1), ("contrast", 0)):
-        one = shown.sel(map=kind)
+        one = shown.sel(kind=kind)
         own = {"source": "own image"}
         series.append(Dots(kind, one.score.sel(own), one.score_interval.sel(own), colour))
         series.append(
             Dots(f"{kind}, other image", one.score.sel(source="other image"), None, colour, filled=False)
         )
     series.append(
-        Dots("Gaussian in the centre", shown.score.sel(map="attention", source="centre"), None, None)
+        Dots("Gaussian in the centre", shown.score.sel(kind="attention", source="centre"), None, None)
     )
     draw_dots(axes, query_names(shown.n_stimuli), series, chance={"auc": 0.5, "nss": 0.0}[metric])
     axes.set_xlabel({"auc": "Area under the ROC curve (chance .5)", "nss": "NSS (chance 0)"}[metric])

@@ -92,7 +92,7 @@ def partition_variance(
     >>> parts = partition_variance(recording, {"a": a, "b": b}, split="test=40,seed=0", n_resamples=20)
     >>> abs(parts.explained.sel(roi=["only a", "both"], part=["a", "b"]).T.values.round(1))
     array([[1. , 0. ],
-           [0.5, 0.5]])
+           [0.5, 0.4]])
     """
     check_range("n_resamples", n_resamples, 1)
     rng = check_seed(seed)

@@ -71,13 +71,18 @@ figure = plot_regions(table, "attention")
 # ------------------------------------------
 # :func:`~neuroattn.analyses.map_saliency` follows the mean prediction of each region back to the tokens and compares
 # the result with the maps. The open dots are the agreement with the map of *another* image. Triangles compare the map
-# of one seed with the saliency of the other, and the grey bars are their ceiling, the saliency of both seeds. On the
-# right is what deleting the first tokens of a ranking does to the prediction, beyond deleting as many at random.
+# of one seed with the saliency of the other, and the grey bars are what the noise between seeds leaves for that to
+# reach. On the right, tokens are put back into an empty image in the order of a ranking: how much of the prediction
+# comes back, beyond random order?
 
 saliency = map_saliency(encoder, X[test][:40], others=[other])
 figure = plot_map_saliency(saliency)
 
 # %%
+# In FFA-1 and PPA the map of one seed agrees with the saliency of the other about as well as it could, and the tokens
+# of the map bring the prediction back, while those of another image do not. Within one network, map and saliency agree
+# in the region of noise, too: that agreement is about networks, not about regions.
+#
 # Integrated gradients must add up to the prediction. The largest error says whether ``n_steps`` was enough:
 
 print(saliency.completeness_error.round(3).values)

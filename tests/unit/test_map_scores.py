@@ -73,9 +73,9 @@ def test_weights_of_zero_stay_finite():
 def test_contrast_finds_objects_that_the_centre_hides(planted):
     result = score_maps(*planted)
     auc = result.score.sel(metric="auc", source="own image").isel(query=[0, 1])
-    assert (auc.sel(map="contrast") > 0.95).all()
-    assert (auc.sel(map="contrast") > auc.sel(map="attention") + 0.1).all()
-    low = result.advantage_interval.sel(map="contrast", bound="low").isel(query=[0, 1])
+    assert (auc.sel(kind="contrast") > 0.95).all()
+    assert (auc.sel(kind="contrast") > auc.sel(kind="attention") + 0.1).all()
+    low = result.advantage_interval.sel(kind="contrast", bound="low").isel(query=[0, 1])
     assert (low > 0).all()
 
 
@@ -85,7 +85,7 @@ def test_a_map_of_the_centre_has_no_advantage(planted):
     objects = np.stack([rng.multinomial(1, chance, size=3) for _ in range(60)]).astype(bool)
     still = normalised(np.broadcast_to(centre(), (60, 3, SIDE, SIDE)))
     result = score_maps(still, labelled(objects.reshape(60, 3, SIDE, SIDE)))
-    attention = result.sel(metric="auc", map="attention")
+    attention = result.sel(metric="auc", kind="attention")
     assert (attention.score.sel(source="own image") > 0.7).all()  # a good score, and worth nothing
     np.testing.assert_allclose(attention.advantage, 0, atol=1e-9)
 
@@ -98,19 +98,19 @@ def test_auc_and_nss_are_those_of_the_definition(planted):
             roc_auc_score(o.ravel(), m.ravel())
             for m, o in zip(maps.values[:, q], objects.values[:, q], strict=True)
         ]
-        own = result.score.sel(source="own image", map="attention").isel(query=q)
+        own = result.score.sel(source="own image", kind="attention").isel(query=q)
         np.testing.assert_allclose(own.sel(metric="auc"), np.mean(expected))
         values = (maps - maps.mean(("y", "x"))) / maps.std(("y", "x"))
         nss = values.isel(query=q).values[objects.values[:, q]].mean()
         np.testing.assert_allclose(own.sel(metric="nss"), nss)
     others = (maps.sum("stimulus") - maps) / (len(maps) - 1)
-    expected = score_maps(others, objects).score.sel(source="own image", map="attention")
-    np.testing.assert_allclose(result.score.sel(source="mean of others", map="attention"), expected)
+    expected = score_maps(others, objects).score.sel(source="own image", kind="attention")
+    np.testing.assert_allclose(result.score.sel(source="mean of others", kind="attention"), expected)
 
 
 def test_the_other_image_is_another_one(planted):
     maps, objects = planted
-    other = score_maps(maps, objects).score.sel(metric="auc", source="other image", map="contrast")
+    other = score_maps(maps, objects).score.sel(metric="auc", source="other image", kind="contrast")
     assert (abs(other.isel(query=[0, 1]) - 0.5) < 0.1).all()
 
 

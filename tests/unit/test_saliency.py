@@ -91,7 +91,7 @@ def test_saliency_finds_the_token_that_the_planted_region_reads(subject, encoder
 
 
 def test_attention_agrees_with_saliency_where_it_routes_by_content(result):
-    overlap = result.sel(statistic="overlap", map="mean", saliency="integrated").isel(query=0)
+    overlap = result.sel(statistic="overlap", head="mean", saliency="integrated").isel(query=0)
     assert overlap.agreement > 0.4
     assert overlap.agreement_excess_interval.sel(bound="low") > 0.1
     np.testing.assert_allclose(
@@ -134,15 +134,19 @@ def test_seeds_are_the_ceiling_of_what_a_map_says_of_a_region(subject, encoders,
     overlap, spearman = (result.sel(statistic=name).isel(query=0) for name in ("overlap", "spearman"))
     assert overlap.between_seeds.sel(source="integrated") > 0.4
     assert (spearman.between_seeds < 0.99).all()
-    across = overlap.agreement_across.sel(map="mean", saliency="integrated")
-    assert result.agreement_shuffled.sel(statistic="overlap", map="mean", saliency="integrated")[0] < across
+    across = overlap.agreement_across.sel(head="mean", saliency="integrated")
+    assert result.agreement_shuffled.sel(statistic="overlap", head="mean", saliency="integrated")[0] < across
     same = map_saliency(encoders[0], subject.X, others=[encoders[0]], fractions=[0.5], n_random=1)
     np.testing.assert_allclose(same.between_seeds.sel(statistic="spearman"), 1, rtol=1e-5)
     np.testing.assert_allclose(
         same.agreement_across.sel(statistic="spearman"), same.agreement.sel(statistic="spearman"), rtol=1e-5
     )
+    means = result.between_seeds.clip(min=0).sel(statistic="spearman")
+    expected = np.sqrt(means.sel(source="attention") * means.sel(source="gradient"))
+    np.testing.assert_allclose(result.ceiling.sel(statistic="spearman", saliency="gradient"), expected)
     alone = map_saliency(encoders[0], subject.X, fractions=[0.5], n_random=1)
     assert alone.between_seeds.isnull().all()
+    assert alone.ceiling.isnull().all()
     assert alone.agreement_across.isnull().all()
 
 
@@ -151,7 +155,7 @@ def test_intervals_hold_the_means_and_the_dims_are_as_said(result):
         low, high = (result[f"{name}_interval"].sel(bound=bound) for bound in ("low", "high"))
         assert ((low <= result[name]) & (result[name] <= high)).all(), name
         assert (low < high).any()
-    assert result.agreement.dims == ("statistic", "map", "saliency", "query")
+    assert result.agreement.dims == ("statistic", "head", "saliency", "query")
     assert result.area_excess.dims == ("change", "ranking", "control", "query")
     assert result.roi.values.tolist() == ["routed", "elsewhere", "noise"]
     assert result.attrs["resampled"] == "stimulus"
