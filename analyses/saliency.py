@@ -287,9 +287,7 @@ class _Evidence(NamedTuple):
 
 class _Ranked(NamedTuple):
     ranks: NDArray[np.float32]  # of unit length and mean zero over tokens; NaN where all are equal
-    top: NDArray[
-        np.float32
-    ]  # of length one over the first tokens, so that products sum to the share in common
+    top: NDArray[np.float32]  # of length one over the first tokens: products sum to the share in common
 
 
 class _Curves(NamedTuple):

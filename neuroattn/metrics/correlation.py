@@ -157,7 +157,7 @@ def permutation_correlation(
         Stimulus identity of each row. Rows of one stimulus move together, and change places with those of a stimulus
         shown as often. None: every row is a stimulus of its own.
     membership : DataArray of bool, dims (roi, unit), optional
-        Also test the mean correlation of each region, against its mean under the same permutations.
+        Also return what the mean correlation of each region is under the same permutations.
 
     Returns
     -------
