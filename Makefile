@@ -37,7 +37,7 @@ check: $(VENV)/installed-dev  ## ruff, format and mypy
 docs: $(VENV)/installed-docs  ## build the documentation, warnings are errors
 	$(BIN)/python -m sphinx -W --keep-going -b html docs docs/_build/html
 
-compare-attention: $(VENV)/installed-dev  ## train every attention layer on the same questions; about 15 minutes
+compare-attention: $(VENV)/installed-dev  ## train every attention layer on the same questions; about 20 minutes
 	OMP_NUM_THREADS=1 $(BIN)/python -m neuroattn.analyses.attention_layers --out build/attention-layers --workers 2 --resume
 	cp build/attention-layers/table.md docs/_static/attention-layers.txt
 	cp build/attention-layers/figure.png docs/_static/attention-layers.png

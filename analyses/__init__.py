@@ -31,47 +31,93 @@ from neuroattn.analyses.workspace import inspect_workspace, lesion_concepts
 if TYPE_CHECKING:
     from neuroattn.analyses.attention_layers import compare_attention_layers
     from neuroattn.analyses.attention_study import compare_attentions
+    from neuroattn.analyses.backbone_attention import self_attention
     from neuroattn.analyses.contrast import contrastive_maps, plot_map_scores, score_maps
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
     from neuroattn.analyses.decoding_study import decode_recording
+    from neuroattn.analyses.head_ablation import (
+        ablate_heads,
+        head_overlap,
+        plot_head_ablation,
+        plot_head_overlap,
+    )
+    from neuroattn.analyses.heads import plot_driven_heads, stimulus_driven_heads, target_driven_heads
     from neuroattn.analyses.natural_images import natural_search
+    from neuroattn.analyses.patterns import attention_patterns, backbone_patterns, plot_patterns
+    from neuroattn.analyses.position import backbone_position_bias, plot_position_bias, position_bias
     from neuroattn.analyses.regions import plot_regions, summarise_regions
     from neuroattn.analyses.saliency import map_saliency, plot_map_saliency, saliency_maps
+    from neuroattn.analyses.scanpath_attention import (
+        attention_shifts,
+        decoder_profile,
+        path_attention,
+        plot_attention_shifts,
+        plot_decoder_profile,
+    )
     from neuroattn.analyses.search_figures import plot_asymmetry, plot_displays, plot_search_times
     from neuroattn.analyses.search_run import plot_search, search_image, study_asymmetries
     from neuroattn.analyses.search_study import search_asymmetry, search_controls
+    from neuroattn.analyses.sinks import (
+        attention_sinks,
+        backbone_sinks,
+        plot_attention_sinks,
+        plot_backbone_sinks,
+    )
     from neuroattn.analyses.variance import partition_variance, plot_variance
 
 # Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
 _LAZY = {
+    "Condition": "decoding",
+    "Decoder": "decoder",
+    "ablate_heads": "head_ablation",
+    "attention_patterns": "patterns",
+    "attention_shifts": "scanpath_attention",
+    "attention_sinks": "sinks",
+    "backbone_patterns": "patterns",
+    "backbone_position_bias": "position",
+    "backbone_sinks": "sinks",
     "compare_attention_layers": "attention_layers",
     "compare_attentions": "attention_study",
-    "Condition": "decoding",
     "contrastive_maps": "contrast",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
-    "Decoder": "decoder",
+    "decoder_profile": "scanpath_attention",
+    "head_overlap": "head_ablation",
     "map_saliency": "saliency",
     "natural_search": "natural_images",
     "partition_variance": "variance",
+    "path_attention": "scanpath_attention",
     "plot_asymmetry": "search_figures",
+    "plot_attention_shifts": "scanpath_attention",
+    "plot_attention_sinks": "sinks",
+    "plot_backbone_sinks": "sinks",
+    "plot_decoder_profile": "scanpath_attention",
     "plot_displays": "search_figures",
+    "plot_driven_heads": "heads",
+    "plot_head_ablation": "head_ablation",
+    "plot_head_overlap": "head_ablation",
     "plot_map_saliency": "saliency",
     "plot_map_scores": "contrast",
+    "plot_patterns": "patterns",
+    "plot_position_bias": "position",
     "plot_regions": "regions",
     "plot_search": "search_run",
     "plot_search_times": "search_figures",
     "plot_variance": "variance",
+    "position_bias": "position",
     "read_trials": "decoder",
     "saliency_maps": "saliency",
     "score_maps": "contrast",
     "search_asymmetry": "search_study",
     "search_controls": "search_study",
     "search_image": "search_run",
+    "self_attention": "backbone_attention",
+    "stimulus_driven_heads": "heads",
     "study_asymmetries": "search_run",
     "summarise_regions": "regions",
+    "target_driven_heads": "heads",
     "write_decoding_report": "decoding_report",
 }
 
@@ -79,6 +125,13 @@ __all__ = [
     "Condition",
     "Decoder",
     "Demo",
+    "ablate_heads",
+    "attention_patterns",
+    "attention_shifts",
+    "attention_sinks",
+    "backbone_patterns",
+    "backbone_position_bias",
+    "backbone_sinks",
     "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
@@ -86,10 +139,12 @@ __all__ = [
     "cut_at_target",
     "decode_recording",
     "decode_trials",
+    "decoder_profile",
     "evaluate_encoder",
     "evaluate_scanpath_models",
     "fit_scanpath_model",
     "free_viewing_consistency",
+    "head_overlap",
     "inspect_workspace",
     "lesion_concepts",
     "load_demo",
@@ -98,18 +153,29 @@ __all__ = [
     "masking_effect",
     "natural_search",
     "partition_variance",
+    "path_attention",
     "plot_asymmetry",
+    "plot_attention_shifts",
+    "plot_attention_sinks",
+    "plot_backbone_sinks",
+    "plot_decoder_profile",
     "plot_displays",
+    "plot_driven_heads",
     "plot_fixation_density",
     "plot_found_curve",
+    "plot_head_ablation",
+    "plot_head_overlap",
     "plot_map_saliency",
     "plot_map_scores",
+    "plot_patterns",
+    "plot_position_bias",
     "plot_regions",
     "plot_scanpath",
     "plot_search",
     "plot_search_times",
     "plot_transitions",
     "plot_variance",
+    "position_bias",
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
@@ -120,8 +186,11 @@ __all__ = [
     "search_controls",
     "search_image",
     "seed_agreement",
+    "self_attention",
+    "stimulus_driven_heads",
     "study_asymmetries",
     "summarise_regions",
+    "target_driven_heads",
     "write_decoding_report",
     "write_encoder_report",
     "write_scanpath_report",

@@ -42,10 +42,19 @@ class FileCheck(NamedTuple):
 
 
 class Images(Protocol):
-    """A sequence of images of one size: a uint8 array (stimulus, y, x, 3) or :class:`ImageFiles`."""
+    """A sequence of images of one size: a uint8 array (stimulus, y, x, 3) or :class:`ImageFiles`.
+
+    Examples
+    --------
+    >>> def brightness(images: Images) -> float:
+    ...     return float(np.mean([images[i : i + 1].mean() for i in range(len(images))]))
+    >>> brightness(np.full((4, 8, 6, 3), 7, np.uint8))
+    7.0
+    """
 
     @property
-    def shape(self) -> tuple[int, ...]: ...  # noqa: D102
+    def shape(self) -> tuple[int, ...]:
+        """(stimulus, y, x, 3)."""
 
     def __len__(self) -> int: ...
 

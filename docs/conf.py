@@ -1,7 +1,10 @@
 """Sphinx settings. The build is offline, and every warning is an error."""
 
+from pathlib import Path
+
 from docutils import nodes
 from docutils.parsers.rst import Directive
+from docutils.statemachine import StringList
 
 import neuroattn
 
@@ -33,16 +36,19 @@ sphinx_gallery_conf = {
     "write_computation_times": False,
 }
 
+# Pages without the column of their own headings: what they show needs the room.
+WIDE = ["index", *(f"benchmarks/{page.stem}" for page in Path(__file__).parent.glob("benchmarks/*.md"))]
+
 html_theme = "pydata_sphinx_theme"
 html_title = "neuroattn"
 html_theme_options = {
     "icon_links": [
         {"name": "Source", "url": "https://github.com/neuroattn/neuroattn", "icon": "fa-brands fa-github"}
     ],
-    "secondary_sidebar_items": ["page-toc"],
+    "secondary_sidebar_items": {"**": ["page-toc"], **{page: [] for page in WIDE}},
     "show_version_warning_banner": False,
 }
-html_sidebars = {"quickstart": []}  # a page without a section
+html_sidebars = {"index": [], "quickstart": []}  # pages without a section
 html_static_path = ["_static"]
 html_css_files = ["custom.css"]
 html_show_sourcelink = False
@@ -89,11 +95,32 @@ class Commands(Directive):
         yield section
 
 
+class Benchmarks(Directive):
+    """Show what was measured of the benchmarks named in the argument; without one, an overview of all times."""
+
+    optional_arguments = 1
+    final_argument_whitespace = True
+
+    def run(self):
+        from neuroattn.kernels.benchmarks import pages, run
+
+        if self.arguments:
+            text = "\n\n".join(map(pages.section, run.load_results(*self.arguments[0].split())))
+        else:
+            text = pages.overview(run.load_results(*run.OPS))
+        for path in (pages.__file__, run.__file__, *run.RESULTS.glob("*.json")):
+            self.state.document.settings.env.note_dependency(str(path))
+        found = nodes.container(classes=["benchmarks"])
+        self.state.nested_parse(StringList(text.splitlines(), "benchmarks"), self.content_offset, found)
+        return [found]
+
+
 def skip_fields(app, what, name, item, skip, options):
     """Leave out fields of named tuples, which the docstring of their class describes."""
     return True if str(getattr(item, "__doc__", "")).startswith("Alias for field number") else None
 
 
 def setup(app):
+    app.add_directive("benchmarks", Benchmarks)
     app.add_directive("commands", Commands)
     app.connect("autodoc-skip-member", skip_fields)

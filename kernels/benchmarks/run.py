@@ -216,6 +216,12 @@ def measure_op(device: str, op: str, rounds: int) -> dict[str, Any]:
     return report
 
 
+def load_results(*ops: str) -> list[dict[str, Any]]:
+    """Read what was measured of some benchmarks, on any device."""
+    paths = sorted(path for op in ops for path in RESULTS.glob(f"*-{op}.json"))
+    return [json.loads(path.read_text()) for path in paths]
+
+
 def table(reports: list[dict[str, Any]]) -> str:
     """Render reports as a Markdown table of time ratios, one row per peer."""
     lines = [
@@ -253,8 +259,7 @@ def main(arguments: list[str] | None = None) -> None:
     )
     options = parser.parse_args(arguments)
     if options.table:
-        paths = sorted(path for op in OPS for path in RESULTS.glob(f"*-{op}.json"))
-        print(table([json.loads(path.read_text()) for path in paths]))
+        print(table(load_results(*OPS)))
         return
     if options.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device is available")

@@ -46,7 +46,13 @@ class CrossAttention(nn.Module):
         nn.init.zeros_(self.out_proj.bias)
 
     def forward(
-        self, query: Tensor, tokens: Tensor, position: Tensor | None = None, *, map: str = "none"
+        self,
+        query: Tensor,
+        tokens: Tensor,
+        position: Tensor | None = None,
+        *,
+        key_mask: Tensor | None = None,
+        map: str = "none",
     ) -> tuple[Tensor, Tensor | None]:
         """Read the tokens.
 
@@ -56,6 +62,8 @@ class CrossAttention(nn.Module):
         tokens : Tensor, shape (batch, token, dim)
         position : Tensor, shape (token, dim), optional
             Added to the keys.
+        key_mask : Tensor of bool, shape (batch, token), optional
+            True where a token may be read; the weight of the others goes to these in proportion.
         map : {"none", "heads", "mean"}, default "none"
 
         Returns
@@ -75,5 +83,5 @@ class CrossAttention(nn.Module):
             # (X + P) W = X W + P W: the position is projected once, not once an image.
             k = k + F.linear(position, weight_kv[:dim])
         q, k, v = (t.view(*t.shape[:2], self.heads, -1).transpose(1, 2) for t in (q, k, v))
-        read = attention(q, k, v, map=map)
+        read = attention(q, k, v, key_mask=key_mask, map=map)
         return self.out_proj(read.out.transpose(1, 2).flatten(2)), read.map

@@ -31,8 +31,9 @@ class CachedAttention(CrossAttention):
     --------
     >>> layer = CachedAttention(8, heads=2)
     >>> keys, values = layer.keys_values(torch.zeros(1, 6, 8))
-    >>> layer.read(torch.zeros(1, 3, 8), keys, values).shape
-    torch.Size([1, 3, 8])
+    >>> out, weights = layer.read(torch.zeros(1, 3, 8), keys, values, map="heads")
+    >>> out.shape, weights.shape
+    (torch.Size([1, 3, 8]), torch.Size([1, 2, 3, 6]))
     """
 
     def _heads(self, x: Tensor) -> Tensor:
@@ -52,13 +53,16 @@ class CachedAttention(CrossAttention):
         *,
         mask: Tensor | None = None,
         window: tuple[Tensor, Tensor] | None = None,
-    ) -> Tensor:
-        """Read values with queries (batch, query, dim); ``mask`` (batch, token) is True where a token is seen."""
+        map: str = "none",
+    ) -> tuple[Tensor, Tensor | None]:
+        """Read values with queries (batch, query, dim); ``mask`` (batch, token) is True where a token is seen.
+
+        Returns what is read and the map, as :class:`~neuroattn.attention.CrossAttention` does.
+        """
         dim = self.out_proj.in_features
         q = self._heads(F.linear(query, self.in_proj_weight[:dim], self.in_proj_bias[:dim]))
-        read = attention(q, keys, values, key_mask=mask, window=window).out
-        out: Tensor = self.out_proj(read.transpose(1, 2).flatten(2))
-        return out
+        read = attention(q, keys, values, key_mask=mask, window=window, map=map)
+        return self.out_proj(read.out.transpose(1, 2).flatten(2)), read.map
 
 
 class EncoderLayer(nn.Module):
@@ -83,7 +87,7 @@ class EncoderLayer(nn.Module):
     def forward(self, x: Tensor, mask: Tensor | None) -> Tensor:
         """Map tokens (scene, token, dim) to the same shape."""
         if isinstance(self.self_attn, CachedAttention):
-            attended = self.self_attn.read(x, *self.self_attn.keys_values(x), mask=mask)
+            attended = self.self_attn.read(x, *self.self_attn.keys_values(x), mask=mask)[0]
         else:
             hidden = None if mask is None else ~mask
             attended = self.self_attn(x, x, x, key_padding_mask=hidden, need_weights=False)[0]
@@ -113,8 +117,13 @@ class DecoderLayer(nn.Module):
         mask: Tensor | None,
         past: tuple[Tensor, Tensor] | None,
         n_past: int,
-    ) -> Tensor:
-        """Map steps (scene, path, step, dim) to the same shape, writing their keys and values behind ``past``."""
+        map: str = "none",
+    ) -> tuple[Tensor, tuple[Tensor | None, Tensor | None]]:
+        """Map steps (scene, path, step, dim) to the same shape, writing their keys and values behind ``past``.
+
+        Returns them and the maps of the path (scene * path, head, step, earlier step) and of the scene
+        (scene, head, path * step, token), or None for ``map="none"``.
+        """
         n_scenes, n_paths, n_steps, _ = x.shape
         rows = x.flatten(0, 1)
         keys, values = self.self_attn.keys_values(rows)
@@ -126,13 +135,14 @@ class DecoderLayer(nn.Module):
         if n_steps > 1:  # a step sees itself and what came before
             end = torch.arange(n_past + 1, n_past + n_steps + 1, device=x.device)
             window = torch.zeros_like(end), end
-        rows = self.norm1(rows + self.dropout(self.self_attn.read(rows, keys, values, window=window)))
+        read, on_path = self.self_attn.read(rows, keys, values, window=window, map=map)
+        rows = self.norm1(rows + self.dropout(read))
         # All paths of a scene are queries to one set of keys, which is never copied.
         joint = rows.reshape(n_scenes, n_paths * n_steps, -1)
-        joint = self.norm2(joint + self.dropout(self.multihead_attn.read(joint, *scene, mask=mask)))
+        read, on_scene = self.multihead_attn.read(joint, *scene, mask=mask, map=map)
+        joint = self.norm2(joint + self.dropout(read))
         joint = self.norm3(joint + self.dropout(self.linear2(self.dropout(self.linear1(joint).relu()))))
-        out: Tensor = joint.view(x.shape)
-        return out
+        return joint.view(x.shape), (on_path, on_scene)
 
 
 class Pointer(nn.Module):
@@ -321,7 +331,7 @@ class TransformerCore(nn.Module):
         x = steps
         for i, layer in enumerate(self.decoder):
             past = None if cache is None else cache.layers[i]
-            x = layer(x, memory.layers[i], memory.mask, past, n_past)
+            x = layer(x, memory.layers[i], memory.mask, past, n_past)[0]
         if cache is not None:
             cache.n_steps += steps.shape[2]
         return x

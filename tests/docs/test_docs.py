@@ -1,13 +1,15 @@
 """What is written: commands parse, links lead somewhere, every public name has its place."""
 
 import ast
-import importlib
+import importlib.util
+import os
 import pkgutil
 import re
 import shlex
 import subprocess
 import sys
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -20,9 +22,11 @@ import neuroattn
 from neuroattn import cli
 from neuroattn.analyses.fits import MODELS
 from neuroattn.analyses.sources import READOUTS
+from neuroattn.attention import ATTENTIONS
 from neuroattn.cli import app, main
 from neuroattn.datasets import make_nsd_like
 from neuroattn.encoding.reference import READOUTS as PUBLISHED_READOUTS
+from neuroattn.kernels.benchmarks import run as benchmarks
 
 for verb in pkgutil.iter_modules(cli.__path__):  # each registers its verb, as the command does first
     importlib.import_module(f"neuroattn.cli.{verb.name}")
@@ -142,12 +146,127 @@ def test_tables_of_models_and_readouts_are_complete():
 
 
 @pytest.mark.parametrize(
-    ("page", "printed"), [("quickstart.md", "'query': 2"), ("explanation/encoders.md", "(60, 4)")]
+    ("page", "printed"),
+    [
+        ("quickstart.md", ["'query': 2"]),
+        ("explanation/encoders.md", ["(60, 4)"]),
+        (
+            "how-to/new-attention.md",
+            ["[8, 16]", "[8, 4]", "[2, 10, 16]) torch.Size([2, 10, 10])", "[2, 10, 16]"],
+        ),
+    ],
 )
 def test_python_of_a_page_runs(page, printed, capsys):
-    (code,) = blocks(ROOT / "docs" / page, "python")
-    exec(compile(code, page, "exec"), {"__name__": "page"})
-    assert printed in capsys.readouterr().out
+    code = "\n".join(blocks(ROOT / "docs" / page, "python"))
+    with patch.dict(ATTENTIONS):  # a page may add one
+        exec(compile(code, page, "exec"), {"__name__": "page"})
+    lines = capsys.readouterr().out.splitlines()
+    found = [next((i for i, line in enumerate(lines) if text in line), None) for text in printed]
+    assert None not in found, lines
+
+
+def test_attentions_of_the_page_pass_the_shared_tests(tmp_path):
+    page = ROOT / "docs" / "how-to" / "new-attention.md"
+    named = [*blocks(page, "python"), "from neuroattn.attention import GATES\nGATES['power'] = PowerGate\n"]
+    (tmp_path / "own_attention.py").write_text("\n".join(named), encoding="utf-8")
+    commands = [shlex.split(line) for line in shell_lines(page) if line.startswith("python -m pytest")]
+    files = [word for words in commands for word in words if word.startswith("tests/")]
+    keys = " or ".join(words[words.index("-k") + 1] for words in commands)
+    assert len(set(files)) == 4
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "own_attention",
+        "-p",
+        "no:cacheprovider",
+        *files,
+        "-k",
+        keys,
+    ]
+    path = os.pathsep.join(filter(None, [str(tmp_path), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr
+    assert int(re.search(r"(\d+) passed", done.stdout).group(1)) > 50
+
+
+INCLUDE = re.compile(r"^:::\{literalinclude\} (\S+)\n(.*?)^:::", re.DOTALL | re.MULTILINE)
+INCLUDES = [(page, *found) for page in PAGES for found in INCLUDE.findall(page.read_text(encoding="utf-8"))]
+
+
+@pytest.mark.parametrize(
+    ("page", "file", "options"), INCLUDES, ids=lambda value: getattr(value, "name", None)
+)
+def test_quoted_code_is_there(page, file, options):
+    text = (page.parent / file).read_text(encoding="utf-8")
+    chosen = dict(re.findall(r"^:([\w-]+): '?(.*?)'?$", options, re.MULTILINE))
+    if "pyobject" in chosen:
+        assert chosen["pyobject"] in {node.name for node in ast.parse(text).body if hasattr(node, "name")}
+        return
+    start = text.index(chosen["start-at"])
+    assert chosen.get("end-before", chosen.get("end-at")) in text[start + 1 :]
+
+
+def test_the_page_on_kernels_quotes_every_file_of_an_operator():
+    quoted = {Path(file).name for page, file, _ in INCLUDES if page.name == "new-kernel.md"}
+    assert quoted >= {"reference.py", "op.py", "_triton.py", "channel_gate.py", "test_channel_gate.py"}
+
+
+def test_devices_are_those_of_the_commands():
+    text = (ROOT / "docs" / "how-to" / "gpus.md").read_text(encoding="utf-8")
+    stated = {
+        tuple(name.split()): device
+        for name, device in re.findall(r"^\| `([\w -]+)` \| `(\w+)` \|$", text, re.M)
+    }
+
+    def defaults(command, name=()):
+        for word, sub in getattr(command, "commands", {}).items():
+            yield from defaults(sub, (*name, word))
+        for option in command.params:
+            if "--device" in option.opts:
+                yield name, option.default
+
+    assert stated == dict(defaults(typer.main.get_command(app)))
+
+
+def test_every_measurement_has_its_page():
+    """Each file of results is shown once, by the directive that reads it when the pages are built."""
+    shown = []
+    for page in (ROOT / "docs" / "benchmarks").glob("*.md"):
+        for names in re.findall(
+            r"^:::\{benchmarks\} (.+)\n:::$", page.read_text(encoding="utf-8"), re.MULTILINE
+        ):
+            shown += names.split()
+    measured = {path.stem.partition("-")[2] for path in benchmarks.RESULTS.glob("*.json")}
+    assert sorted(shown) == sorted(measured)
+
+
+@pytest.mark.parametrize("page", ["encoders", "eeg", "scanpaths", "search", "manar"])
+def test_pages_on_papers_have_the_same_parts(page):
+    parts = ["What the paper claims", "What is reproduced", "What differs", "What could not be checked"]
+    text = (ROOT / "docs" / "explanation" / f"{page}.md").read_text(encoding="utf-8")
+    places = [text.find(f"\n## {part}\n") for part in parts]
+    assert places == sorted(places), dict(zip(parts, places, strict=True))
+    assert places[0] > 0
+
+
+def test_figures_of_the_landing_page_show_what_the_pages_say():
+    spec = importlib.util.spec_from_file_location("landing", ROOT / "docs" / "landing.py")
+    landing = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(landing)
+    index = (ROOT / "docs" / "index.md").read_text(encoding="utf-8")
+    rows = {"fmri": landing.neurons(), "eeg": landing.decoders(), "gaze": landing.observers()}
+    assert [len(found) for found in rows.values()] == [5, 5, 6]
+    for name, found in rows.items():
+        figure = (ROOT / "docs" / "_static" / f"landing-{name}.svg").read_text(encoding="utf-8")
+        assert f"_static/landing-{name}.svg" in index
+        shown = slice(1, 3) if name == "eeg" else slice(1, 2)
+        written = [f"{value:.2f}" for row in found for value in row[shown] if value is not None]
+        assert sorted(re.findall(r">(\d\.\d\d)<", figure)) == sorted(written), "run docs/landing.py"
 
 
 def test_python_of_the_readme_uses_what_exists():

@@ -5,7 +5,7 @@ import json
 import pytest
 import torch
 
-from neuroattn.kernels.benchmarks import run
+from neuroattn.kernels.benchmarks import pages, run
 from neuroattn.kernels.benchmarks.registry import Case
 
 
@@ -87,6 +87,58 @@ def test_memory_is_compared_beyond_the_gradients(monkeypatch, peaks, hit):
 
 @pytest.mark.parametrize("op", run.OPS)
 def test_committed_results_render(op):
-    reports = [json.loads(path.read_text()) for path in run.RESULTS.glob(f"*-{op}.json")]
+    reports = run.load_results(op)
     assert reports, f"no results of {op}"
     assert run.table(reports).count("\n") > 2
+    for report in reports:
+        text = pages.section(report)
+        for one in pages.comparisons(report):
+            assert f"| {one.workload} | {one.peer}" in text
+            assert f"{one.theirs['ratio']:.2f}x" in text
+        assert f"commit `{report['machine']['commit'].removesuffix('-dirty')}`" in text
+
+
+MACHINE = {
+    "processor": "Abacus", "cores": 2, "threads": 1, "clock": "processor", "gpu": None, "system": "Linux",
+    "python": "3", "torch": "2", "triton": "3", "commit": "abc-dirty", "date": "2026-01-01",
+}  # fmt: skip
+
+
+def make_report(*ratios, **theirs):
+    rows = {"ours": {"median_s": 0.5, "peak_bytes": 2_000_000}}
+    for ratio in ratios:
+        row = {"median_s": 0.5 * ratio, "peak_bytes": None, "ratio": ratio, "error": 2e-7}
+        rows[f"peer {ratio}"] = row | theirs
+    return {"op": "tanh", "machine": MACHINE, "cases": [{"name": "tanh of 9 numbers", "forward": rows}]}
+
+
+def test_a_page_says_where_ours_is_slower():
+    setting, verdict, table = pages.section(make_report(0.5, 4.0)).split("\n\n")
+    assert (
+        "at commit `abc` with changes that were not committed: Abacus, 2 cores, 1 thread, processor time"
+        in setting
+    )
+    assert "**slower than the alternative in 1 of 2 comparisons**" in verdict
+    assert table.replace("\N{NO-BREAK SPACE}", "_").splitlines()[2:] == [
+        "| tanh of 9 numbers | peer 0.5 | forward | 500_ms : 250_ms | **0.50x, slower** | 2e-07 | 2_MB : unknown |",
+        "| tanh of 9 numbers | peer 4.0 | forward | 500_ms : 2_s | 4.00x | 2e-07 | 2_MB : unknown |",
+    ]
+    assert "in none of 1 comparisons" in pages.section(make_report(4.0))
+    assert pages.overview([make_report(0.5, 4.0)]).splitlines()[2] == (
+        "| `tanh` | 2 | 1 | 0.50x to 4.00x | Abacus | 2026-01-01 |"
+    )
+
+
+def test_a_page_names_shares_of_the_work_and_missed_targets():
+    row = pages.section(make_report(1.5, share=0.0025, target=2.0, hit=False)).splitlines()[-1]
+    assert "| peer 1.5, 0.25 % of the work, its time scaled |" in row
+    assert "| 1.50x (target 2) |" in row
+
+
+@pytest.mark.parametrize(("hit", "verdict"), [(True, "was kept"), (False, "was **exceeded**")])
+def test_a_page_shows_the_memory_of_a_fit(hit, verdict):
+    (report,) = run.load_results("encoder_memory")
+    text = pages.section(report | {"hit": hit, "machine": MACHINE})
+    assert f"the limit of 3,000\N{NO-BREAK SPACE}MB {verdict}" in text
+    for step, peak in report["anonymous_bytes"].items():
+        assert f"| {step} | {peak / 1e6:,.0f}\N{NO-BREAK SPACE}MB |" in text

@@ -64,7 +64,8 @@ def test_intermediate_results(vectors):
 
     def keep(name):
         def hook(module, inputs, output):
-            seen[name + "_in"], seen[name + "_out"] = inputs[0], output
+            out = output if isinstance(output, torch.Tensor) else output[0]  # beside maps
+            seen[name + "_in"], seen[name + "_out"] = inputs[0], out
 
         return hook
 
