@@ -1,8 +1,8 @@
 """The demo's folder gives back what was fitted, on what was held out."""
 
-import functools
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,24 +14,32 @@ from neuroattn.encoding import load_backbone
 from neuroattn.metrics import pearson_r
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "explanation" / "maps.md"
-SMALL = functools.partial(demo.make_demo_recording, n_train=40, n_test=12)
+whole_demo = demo.make_demo_recording
+
+
+def small_demo(backbone, cache, *, seed=0):
+    """Return the demo's subject with fewer images, and without a surface to draw."""
+    return replace(whole_demo(backbone, cache, n_train=24, n_test=6, seed=seed), surface=None)
 
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory):
     """A study as ``fit-encoder --demo`` runs it, of fewer images."""
     folder = tmp_path_factory.mktemp("demo")
-    network = load_backbone("demo")
-    run_encoder_study(
-        SMALL(network, folder / "cache"), folder / "demo", models=["attention"], options={"attention": {"epochs": 1}},
-        backbone=network, cache=folder / "cache", n_seeds=2, n_shuffles=0,
-    )  # fmt: skip
+    network, cache = load_backbone("demo"), folder / "cache"
+    options = {
+        "models": ["attention"],
+        "options": {"attention": {"epochs": 1}},
+        "n_seeds": 2,
+        "n_shuffles": 0,
+    }
+    run_encoder_study(small_demo(network, cache), folder / "demo", backbone=network, cache=cache, **options)
     return folder
 
 
 @pytest.fixture
 def _small(monkeypatch):
-    monkeypatch.setattr(demo, "make_demo_recording", SMALL)
+    monkeypatch.setattr(demo, "make_demo_recording", small_demo)
 
 
 @pytest.mark.usefixtures("_small")
@@ -42,7 +50,7 @@ def test_scores_of_what_is_loaded_are_those_of_the_study(study, seed):
     stored = scores.correlation.sel(seed=seed or 0, model="attention").isel(subject=0)
     np.testing.assert_allclose(pearson_r(found.y, found.encoder.predict(found.X)), stored, atol=1e-5)
     assert found.encoder.seed == (seed or 0)
-    assert found.images.shape == (12, 224, 224, 3)
+    assert found.images.shape == (6, 224, 224, 3)
     assert found.images.dtype == np.uint8
     np.testing.assert_array_equal(found.recording.features[found.recording.test], found.X)
 
@@ -82,9 +90,10 @@ def test_lines_of_the_page_on_maps_run(study, monkeypatch, capsys):
     monkeypatch.chdir(study)
     monkeypatch.setattr(demo, "user_cache", lambda: study / "cache")
     code = re.findall(r"^```python\n(.*?)^```", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
-    assert "demo.X[:40]" in code[1]
+    long, short = "demo.X[:40], others=[other]", "demo.X[:2], others=[other], n_steps=2"
+    assert long in code[1]
     names = {}
-    exec(compile("\n".join(code).replace("demo.X[:40]", "demo.X[:2]"), PAGE.name, "exec"), names)
+    exec(compile("\n".join(code).replace(long, short), PAGE.name, "exec"), names)
     demo_, saliency, found, parts, table = (names[n] for n in ("demo", "saliency", "found", "parts", "table"))
     assert saliency.between_seeds.notnull().any()
     assert saliency.sizes["query"] == len(demo_.encoder.queries_)
