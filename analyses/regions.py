@@ -152,6 +152,6 @@ def plot_regions(roi_scores: xr.Dataset, model: str) -> Figure:
     _label_rows(axes, [str(roi) for roi in table.roi.values])
     axes.set_xlabel("Correlation r")
     axes.set_title(
-        "filled: q < .05 over regions\nright: units with q < .05", loc="left", size=9, color=_MUTED
+        "orange: q < .05 over regions, open: not\nright: units with q < .05", loc="left", size=9, color=_MUTED
     )
     return figure
