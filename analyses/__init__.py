@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from neuroattn.analyses.attention_layers import compare_attention_layers
     from neuroattn.analyses.attention_study import compare_attentions
     from neuroattn.analyses.backbone_attention import self_attention
+    from neuroattn.analyses.contrast import contrastive_maps, plot_map_scores, score_maps
     from neuroattn.analyses.decoder import Decoder, read_trials
     from neuroattn.analyses.decoding import Condition, decode_trials
     from neuroattn.analyses.decoding_report import write_decoding_report
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from neuroattn.analyses.natural_images import natural_search
     from neuroattn.analyses.patterns import attention_patterns, backbone_patterns, plot_patterns
     from neuroattn.analyses.position import backbone_position_bias, plot_position_bias, position_bias
+    from neuroattn.analyses.regions import plot_regions, summarise_regions
+    from neuroattn.analyses.saliency import map_saliency, plot_map_saliency, saliency_maps
     from neuroattn.analyses.scanpath_attention import (
         attention_shifts,
         decoder_profile,
@@ -69,6 +72,7 @@ if TYPE_CHECKING:
         plot_attention_sinks,
         plot_backbone_sinks,
     )
+    from neuroattn.analyses.variance import partition_variance, plot_variance
 
 # Encoders are studied without loading braindecode, nor search; a module that is a command is not loaded before it runs.
 _LAZY = {
@@ -83,11 +87,14 @@ _LAZY = {
     "backbone_sinks": "sinks",
     "compare_attention_layers": "attention_layers",
     "compare_attentions": "attention_study",
+    "contrastive_maps": "contrast",
     "decode_recording": "decoding_study",
     "decode_trials": "decoding",
     "decoder_profile": "scanpath_attention",
     "head_overlap": "head_ablation",
+    "map_saliency": "saliency",
     "natural_search": "natural_images",
+    "partition_variance": "variance",
     "path_attention": "scanpath_attention",
     "plot_asymmetry": "search_figures",
     "plot_attention_shifts": "scanpath_attention",
@@ -98,18 +105,25 @@ _LAZY = {
     "plot_driven_heads": "heads",
     "plot_head_ablation": "head_ablation",
     "plot_head_overlap": "head_ablation",
+    "plot_map_saliency": "saliency",
+    "plot_map_scores": "contrast",
     "plot_patterns": "patterns",
     "plot_position_bias": "position",
+    "plot_regions": "regions",
     "plot_search": "search_figures",
     "plot_search_times": "search_figures",
+    "plot_variance": "variance",
     "position_bias": "position",
     "read_trials": "decoder",
+    "saliency_maps": "saliency",
+    "score_maps": "contrast",
     "search_asymmetry": "search_study",
     "search_controls": "search_study",
     "search_image": "search_run",
     "self_attention": "backbone_attention",
     "stimulus_driven_heads": "heads",
     "study_asymmetries": "search_run",
+    "summarise_regions": "regions",
     "target_driven_heads": "heads",
     "write_asymmetry_report": "search_report",
     "write_decoding_report": "decoding_report",
@@ -129,6 +143,7 @@ __all__ = [
     "compare_attention_layers",
     "compare_attentions",
     "compare_scanpath_models",
+    "contrastive_maps",
     "cut_at_target",
     "decode_recording",
     "decode_trials",
@@ -142,8 +157,10 @@ __all__ = [
     "lesion_concepts",
     "load_demo",
     "map_attention",
+    "map_saliency",
     "masking_effect",
     "natural_search",
+    "partition_variance",
     "path_attention",
     "plot_asymmetry",
     "plot_attention_shifts",
@@ -156,17 +173,23 @@ __all__ = [
     "plot_found_curve",
     "plot_head_ablation",
     "plot_head_overlap",
+    "plot_map_saliency",
+    "plot_map_scores",
     "plot_patterns",
     "plot_position_bias",
+    "plot_regions",
     "plot_scanpath",
     "plot_search",
     "plot_search_times",
     "plot_transitions",
+    "plot_variance",
     "position_bias",
     "read_trials",
     "representational_similarity",
     "run_encoder_study",
+    "saliency_maps",
     "scanpath_table",
+    "score_maps",
     "search_asymmetry",
     "search_controls",
     "search_image",
@@ -174,6 +197,7 @@ __all__ = [
     "self_attention",
     "stimulus_driven_heads",
     "study_asymmetries",
+    "summarise_regions",
     "target_driven_heads",
     "write_asymmetry_report",
     "write_decoding_report",

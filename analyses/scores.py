@@ -36,11 +36,13 @@ from neuroattn.metrics import (
     shuffled_correlation,
     softmax_ensemble,
 )
+from neuroattn.metrics.correlation import adjusted_p, region_p
 
 N_RESAMPLES = 1000
 N_REGION_SHUFFLES = 100  # of the null of region means, whose mean is drawn
 P_VALUES = ("p", "p_fdr", "p_fwe")
 BETA = 40.0  # sharpness of ensembles, as published
+SIGNIFICANT = 0.05  # of the false discovery rate
 
 
 class Prediction(NamedTuple):
@@ -244,6 +246,9 @@ def score_predictions(
         ``p`` is one-sided and of single units, ``p_fdr`` adjusted for the false discovery rate over units, ``p_fwe``
         for the family of units by the largest correlation of each shuffle.
     roi_scores : Dataset, dims (model, roi, bound)
+        ``p`` is one-sided and of the mean correlation of a region, under the shuffles of the units' p-values, ``p_fdr``
+        adjusted for the false discovery rate over regions (but not "all" units, which are no further region), and
+        ``share_significant`` the share of a region's units whose own ``p_fdr`` is below .05.
         ``difference`` is the contender minus the best of the others, chosen on the same stimuli, which favours the
         baseline.
     """
@@ -263,9 +268,11 @@ def score_predictions(
     }
     resampled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
     shuffled: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
+    region_nulls: list[NDArray[Any]] = []
     for m, label in enumerate(labels):
         draws: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
         nulls: dict[str, list[NDArray[Any]]] = {name: [] for name in statistics}
+        region_null: list[NDArray[Any]] = []
         for s, one in enumerate(seeds):
             step("scores", m * len(seeds) + s, len(labels) * len(seeds))
             predicted = predict(label, one)
@@ -273,7 +280,7 @@ def score_predictions(
             if first < s:  # scored already
                 for table in (r, interval, *p.values()):
                     table[m, s] = table[m, first]
-                for parts in (*draws.values(), *nulls.values()):
+                for parts in (*draws.values(), *nulls.values(), *([region_null] if n_shuffles else [])):
                     parts.append(parts[first])
                 continue
             r[m, s] = pearson_r(y, predicted.values)
@@ -282,15 +289,20 @@ def score_predictions(
             known = np.isfinite(r[m, s])
             interval[m, s, known] = np.nanpercentile(boot[:, known], [2.5, 97.5], axis=0).T
             if n_shuffles:
-                tested = permutation_correlation(y, predicted.values, n_permutations=n_shuffles, seed=seed)
+                tested = permutation_correlation(
+                    y, predicted.values, n_permutations=n_shuffles, seed=seed, membership=members
+                )
                 for name, table in p.items():
                     table[m, s] = tested[name].values
+                region_null.append(tested["roi_null"].values)
             for name, function in statistics.items():
                 draws[name].append(roi_means(function(boot), members))
                 nulls[name].append(roi_means(function(null), members).mean(0))
         for name in statistics:
             resampled[name].append(np.mean(draws[name], axis=0))
             shuffled[name].append(np.mean(nulls[name], axis=0))
+        if n_shuffles:
+            region_nulls.append(np.mean(region_null, axis=0))  # seeds share the shuffles
     step("scores", len(labels) * len(seeds), len(labels) * len(seeds))
 
     coords = {name: recording.rois[name].variable for name in ("hemisphere", "unit_kind", "vertex_index")}
@@ -316,7 +328,7 @@ def score_predictions(
     ).expand_dims(subject=[recording.name])
     for name in ("correlation", "correlation_ci", "noise_ceiling", "r2_over_ceiling"):
         scores[name].attrs["units"] = "1"
-    return scores, region_table(scores.isel(subject=0), members, resampled, shuffled, contender)
+    return scores, region_table(scores.isel(subject=0), members, resampled, shuffled, region_nulls, contender)
 
 
 def permutation_null(
@@ -378,9 +390,10 @@ def region_table(
     members: xr.DataArray,
     resampled: Mapping[str, Sequence[NDArray[Any]]],
     shuffled: Mapping[str, Sequence[NDArray[Any]]],
+    nulls: Sequence[NDArray[Any]],
     contender: str | None,
 ) -> xr.Dataset:
-    """Summarize unit scores by region, with intervals from resampled stimuli."""
+    """Summarize unit scores by region, with intervals from resampled and p-values from shuffled stimuli."""
     dims = ("model", "roi")
     table = xr.Dataset(
         coords={"model": scores["model"].values, "roi": members["roi"].values, "bound": ["low", "high"]}
@@ -395,6 +408,19 @@ def region_table(
             table["n_units"] = ("roi", summary["n_units"].values.max(0))
         else:
             table["n_dropped"] = ("roi", summary["n_dropped"].values.min(0))
+    if nulls:
+        p = np.stack([region_p(r, null) for r, null in zip(table["correlation"].values, nulls, strict=True)])
+        names = members["roi"].values
+        regions = (names != "all") | (len(names) == 1)
+        q = np.full(p.shape, np.nan)
+        q[:, regions] = [adjusted_p(row) for row in p[:, regions]]
+        found = (
+            (scores["p_fdr"] < SIGNIFICANT)
+            .where(scores["p_fdr"].notnull())
+            .transpose("model", "seed", "unit")
+        )
+        share = np.stack([roi_means(one, members).mean(0) for one in found.values])
+        table["p"], table["p_fdr"], table["share_significant"] = (dims, p), (dims, q), (dims, share)
     models = list(scores["model"].values)
     attention = {name for name in models if family(name) in ATTENTION_MODELS}
     others = [i for i, name in enumerate(models) if name not in attention and name != contender]

@@ -139,6 +139,7 @@ def permutation_correlation(
     n_permutations: int = 1000,
     seed: int | np.random.Generator = 0,
     groups: ArrayLike | None = None,
+    membership: xr.DataArray | None = None,
 ) -> xr.Dataset:
     """Test each unit's correlation against predictions that belong to other stimuli.
 
@@ -155,12 +156,16 @@ def permutation_correlation(
     groups : array, shape (stimulus,), optional
         Stimulus identity of each row. Rows of one stimulus move together, and change places with those of a stimulus
         shown as often. None: every row is a stimulus of its own.
+    membership : DataArray of bool, dims (roi, unit), optional
+        Also return what the mean correlation of each region is under the same permutations.
 
     Returns
     -------
-    Dataset, dims (unit,)
+    Dataset, dims (unit,) or (unit, roi, permutation)
         ``correlation``; ``p``; ``p_fdr``, adjusted by Benjamini and Hochberg over units; ``p_fwe``, of the maximum over
-        units; ``smallest_p``, the smallest that so many permutations can give. NaN where the correlation is NaN.
+        units; ``smallest_p``, the smallest that so many permutations can give. NaN where the correlation is NaN. With
+        ``membership`` also ``roi_null`` (permutation, roi), means over the units of a region whose correlation is a
+        number, NaN where there is none.
 
     Raises
     ------
@@ -196,6 +201,9 @@ def permutation_correlation(
     observed = pearson_r(y_true, y_pred)
     reached = np.zeros(y_true.shape[1])
     largest = np.full(n_permutations, -np.inf)
+    known = np.isfinite(observed)
+    share = np.zeros((len(observed), 0)) if membership is None else _shares(membership, known)
+    means = np.zeros((n_permutations, share.shape[1]))
     for units, y, p in _standardized_blocks(y_true, y_pred):
         y, p = y.astype(np.float32), p.astype(np.float32)
         for i, order in enumerate(orders):
@@ -203,10 +211,10 @@ def permutation_correlation(
             r = np.einsum("su,su->u", y, p[order])
             reached[units] += r >= observed[units] - _TIE
             largest[i] = np.fmax.reduce(r, initial=largest[i])
-    known = np.isfinite(observed)
+            means[i] += np.where(known[units], r, 0) @ share[units]
     larger = n_permutations - np.searchsorted(np.sort(largest), observed - _TIE)
     p, p_fwe = (np.where(known, (1 + count) / (1.0 + n_permutations), np.nan) for count in (reached, larger))
-    return xr.Dataset(
+    tested = xr.Dataset(
         {
             "correlation": ("unit", observed),
             "p": ("unit", p),
@@ -216,6 +224,32 @@ def permutation_correlation(
         },
         attrs={"alternative": "greater", "n_permutations": n_permutations, "resampled": "stimulus"},
     )
+    if membership is not None:
+        tested["roi_null"] = ("permutation", "roi"), means
+        tested.coords["roi"] = membership["roi"].values
+    return tested
+
+
+def region_p(observed: NDArray[np.float64], null: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the one-sided p of region means (roi,) among those of permutations (permutation, roi).
+
+    Examples
+    --------
+    >>> region_p(np.array([0.5, np.nan]), np.array([[0.1, np.nan], [0.6, np.nan], [0.2, np.nan]]))
+    array([0.5, nan])
+    """
+    reached = (null >= observed - _TIE).sum(0)
+    return np.where(
+        np.isfinite(observed) & np.isfinite(null).all(0), (1 + reached) / (1.0 + len(null)), np.nan
+    )
+
+
+def _shares(membership: xr.DataArray, known: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """Return the weight of each unit in the mean of each region (unit, roi), NaN for a region without known units."""
+    members = membership.transpose("unit", "roi").values.astype(bool)
+    check_shape("membership", members.T, "roi", len(known))
+    count = (members & known[:, None]).sum(0)
+    return np.asarray(members / np.where(count > 0, count, np.nan))
 
 
 def adjusted_p(p: NDArray[np.float64]) -> NDArray[np.float64]:
