@@ -115,7 +115,7 @@ def find_fits(folder: str | Path, *, only: str | None = None) -> list[Fit]:
                     stored["model"],
                     stored["seed"],
                     stored["recording"],
-                    stored["simulated"],
+                    stored.get("simulated", False),
                     stored["features"],
                     stored["pool"],
                     frozenset(stored["train"]),

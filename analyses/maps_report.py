@@ -193,6 +193,7 @@ def _map_blocks(maps: xr.DataArray, images: Images) -> list[Block]:
     pixels = np.stack([images[i] for i in range(n_images)])
     limit = figures.attention_limit(over)
     all_images = shown.mean("stimulus").expand_dims("stimulus", axis=1)
+    limit_of_means = figures.attention_limit(all_images)
     charts: list[Chart] = []
     means: list[Chart] = []
     for first in range(0, n_queries, _ROW):
@@ -215,7 +216,8 @@ def _map_blocks(maps: xr.DataArray, images: Images) -> list[Block]:
             )
         )
         svg = figures.to_svg(
-            figures.plot_attention(all_images.isel(query=some)), f"Mean attention of {names} over all images"
+            figures.plot_attention(all_images.isel(query=some), limit=limit_of_means),
+            f"Mean attention of {names} over all images",
         )
         means.append(
             Chart(

@@ -214,7 +214,7 @@ def methods_section(
     cite : Citations
         What the sentences cite.
     seeds : int, sequence of int or None
-        None where nothing was random.
+        None where nothing was random, or the seed is not known.
     versions : mapping of str to str, optional
         Versions by package; those of :func:`installed_versions` by default.
 
@@ -225,8 +225,8 @@ def methods_section(
     'Mean r was .5. Software: neuroattn 0.1.0; seeds 0 and 1.'
     """
     software = listed_versions(installed_versions() if versions is None else versions)
-    drawn = "no random numbers" if seeds is None else _seeds(seeds)
-    text = " ".join([*filter(None, sentences), f"Software: {software}; {drawn}."])
+    drawn = "" if seeds is None else f"; {_seeds(seeds)}"
+    text = " ".join([*filter(None, sentences), f"Software: {software}{drawn}."])
     blocks: list[Block] = [Paragraph(text, paste=True)]
     if cite.references:
         blocks.append(References(cite.references))
