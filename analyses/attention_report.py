@@ -29,6 +29,7 @@ from neuroattn.analyses.report import (
     run_section,
     span,
 )
+from neuroattn.analyses.style import to_svg
 
 _TUNING = {
     "fixed": "Every attention had its default options, the same for all subjects.",
@@ -135,7 +136,7 @@ def _facts(study: xr.Dataset) -> list[Fact]:
 
 def _effects(study: xr.Dataset) -> list[Block]:
     chart = Chart(
-        figures.to_svg(figures.plot_effects(study), "Differences to no attention"),
+        to_svg(figures.plot_effects(study), "Differences to no attention"),
         "Differences.",
         "Accuracy minus that of the network without attention, paired within subjects, seeds averaged.",
         "Lines: 95 % intervals of Student's t over subjects.",
@@ -176,7 +177,7 @@ def _subjects(study: xr.Dataset, datasets: Sequence[str]) -> list[Block]:
     charts = []
     for name in datasets:
         own = study.isel(subject=np.flatnonzero(study.dataset_of.values == name))
-        svg = figures.to_svg(figures.plot_subjects(own), f"Accuracy of each subject of {name}")
+        svg = to_svg(figures.plot_subjects(own), f"Accuracy of each subject of {name}")
         charts.append(
             Chart(
                 svg,

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.analyses.dots import Dots, draw_dots
-from neuroattn.analyses.figures import _WIDTH, _styled, query_names
+from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.style import WIDTH, styled
 from neuroattn.analyses.token_masking import _N_SHUFFLES, _other_rows
 from neuroattn.metrics import auc, crossed_bootstrap, nss
 from neuroattn.metrics.fixation_maps import pooled
@@ -229,7 +230,7 @@ def _points_of_scanpaths(paths: Sequence[Sequence[Scanpath]], n: int, size: tupl
     return found
 
 
-@_styled
+@styled
 def plot_map_scores(result: xr.Dataset, metric: str = "auc") -> Figure:
     """Draw how well maps and contrasts find their targets, beside the same for other images and for the centre.
 
@@ -256,7 +257,7 @@ def plot_map_scores(result: xr.Dataset, metric: str = "auc") -> Figure:
 
     check_option("metric", metric, METRICS)
     shown = result.isel(query=np.flatnonzero(result.n_stimuli.values)).sel(metric=metric)
-    figure = Figure(figsize=(_WIDTH, 1.5 + 0.42 * max(shown.sizes["query"], 1)))
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.42 * max(shown.sizes["query"], 1)))
     axes = figure.add_subplot()
     series = []
     for kind, colour in (("attention", 1), ("contrast", 0)):

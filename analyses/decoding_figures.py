@@ -7,23 +7,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neuroattn.analyses.figures import (
-    _INK,
-    _MARKERS,
-    _MODELS,
-    _MUTED,
-    _RULE,
-    _WIDTH,
-    _finish_bar,
-    _label_rows,
-    _styled,
+from neuroattn.analyses.style import (
+    INK,
+    MARKERS,
+    MODEL_COLOURS,
+    MUTED,
+    RULE,
+    WIDTH,
+    finish_bar,
+    label_rows,
+    styled,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-@_styled
+@styled
 def plot_decoding_scores(scores: xr.Dataset) -> Figure:
     """Draw the accuracy of every pipeline in every condition, with intervals and the 95 % points of the nulls.
 
@@ -50,29 +50,29 @@ def plot_decoding_scores(scores: xr.Dataset) -> Figure:
     pipelines, conditions = scores.pipeline.values, scores.condition.values
     step = 0.8 / max(len(pipelines), 3)
     rows = max(0.34, 0.12 * len(pipelines)) * len(conditions)
-    figure = Figure(figsize=(_WIDTH, 1.0 + rows + 0.2 * -(-len(pipelines) // 3)))
+    figure = Figure(figsize=(WIDTH, 1.0 + rows + 0.2 * -(-len(pipelines) // 3)))
     axes = figure.add_subplot()
     centre = np.arange(len(conditions))
     for row in centre[1::2]:
-        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
+        axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.35, lw=0)
     for i, name in enumerate(pipelines):
         y = centre + (i - (len(pipelines) - 1) / 2) * step
         table = scores.sel(pipeline=name)
-        colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
+        colour, marker = MODEL_COLOURS[i % len(MODEL_COLOURS)], MARKERS[i % len(MARKERS)]
         low, high = table.accuracy_ci.transpose("bound", "condition").values
         axes.hlines(y, low, high, color=colour, lw=1.4)
         axes.plot(table.accuracy.values, y, marker, color=colour, ms=5, mew=0, label=str(name))
         axes.plot(table.null_95.values, y, "|", color=colour, ms=6, mew=1.2)
-    axes.plot([], [], "|", color=_MUTED, ms=6, mew=1.2, label="null, 95 %")
-    axes.axvline(1 / scores.sizes["true"], color=_MUTED, lw=0.7)
-    axes.axvline(float(scores.adjusted_chance), color=_MUTED, lw=0.7, ls=":")
-    _label_rows(axes, [str(name) for name in conditions])
+    axes.plot([], [], "|", color=MUTED, ms=6, mew=1.2, label="null, 95 %")
+    axes.axvline(1 / scores.sizes["true"], color=MUTED, lw=0.7)
+    axes.axvline(float(scores.adjusted_chance), color=MUTED, lw=0.7, ls=":")
+    label_rows(axes, [str(name) for name in conditions])
     axes.set_xlabel("Accuracy on held-out trials")
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
     return figure
 
 
-@_styled
+@styled
 def plot_learning_curves(scores: xr.Dataset) -> Figure:
     """Draw the accuracy by the number of training trials.
 
@@ -94,18 +94,18 @@ def plot_learning_curves(scores: xr.Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 3.0))
+    figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.add_subplot()
-    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
     for i, name in enumerate(scores.pipeline.values):
         curve = scores.learning_curve.sel(pipeline=name)
         if curve.notnull().any():
-            colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
+            colour, marker = MODEL_COLOURS[i % len(MODEL_COLOURS)], MARKERS[i % len(MARKERS)]
             axes.plot(
                 curve.n_train.values, curve.values, marker, ls="-", color=colour, ms=4, mew=0, label=str(name)
             )
-    axes.axhline(1 / scores.sizes["true"], color=_MUTED, lw=0.7)
-    axes.axhline(float(scores.adjusted_chance), color=_MUTED, lw=0.7, ls=":")
+    axes.axhline(1 / scores.sizes["true"], color=MUTED, lw=0.7)
+    axes.axhline(float(scores.adjusted_chance), color=MUTED, lw=0.7, ls=":")
     axes.grid(axis="y")
     axes.set_xticks(scores.n_train.values)
     axes.set(xlabel="Training trials", ylabel="Accuracy")
@@ -113,7 +113,7 @@ def plot_learning_curves(scores: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_confusion(confusion: xr.DataArray) -> Figure:
     """Draw how the trials of each class were classified, as shares of the class, one panel a pipeline.
 
@@ -139,7 +139,7 @@ def plot_confusion(confusion: xr.DataArray) -> Figure:
     names, classes = confusion.pipeline.values, [str(name) for name in confusion.true.values]
     columns = min(3, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(_WIDTH, 0.35 + 1.65 * rows * 3 / max(columns, 2)))
+    figure = Figure(figsize=(WIDTH, 0.35 + 1.65 * rows * 3 / max(columns, 2)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(names) :]:
         axes.set_visible(False)
@@ -155,14 +155,14 @@ def plot_confusion(confusion: xr.DataArray) -> Figure:
             )  # fmt: skip
         axes.set_xticks(range(len(classes)), classes)
         axes.set_yticks(range(len(classes)), classes, rotation=90, va="center")
-        axes.tick_params(length=0, labelcolor=_MUTED, labelsize=8.5)
+        axes.tick_params(length=0, labelcolor=MUTED, labelsize=8.5)
         axes.set_title(str(name), size=9)
         axes.spines[:].set_visible(False)
     grid[0, 0].set(ylabel="true", xlabel="predicted")
     return figure
 
 
-@_styled
+@styled
 def plot_topomaps(maps: xr.DataArray, info: Any, *, label: str, diverging: bool = False) -> Figure:
     """Draw maps on the scalp side by side with MNE.
 
@@ -203,7 +203,7 @@ def plot_topomaps(maps: xr.DataArray, info: Any, *, label: str, diverging: bool 
     cmap = colormaps["PuOr_r" if diverging else "viridis"]
     columns = min(4, max(2, len(values)))
     rows = -(-len(values) // columns)
-    figure = Figure(figsize=(_WIDTH, 0.75 + rows * (_WIDTH / columns + 0.15)))
+    figure = Figure(figsize=(WIDTH, 0.75 + rows * (WIDTH / columns + 0.15)))
     grid = figure.subplots(rows, columns, squeeze=False)
     for axes in grid.flat[len(values) :]:
         axes.set_visible(False)
@@ -212,7 +212,7 @@ def plot_topomaps(maps: xr.DataArray, info: Any, *, label: str, diverging: bool 
             row, info, axes=axes, show=False, cmap=cmap, vlim=(low, limit), contours=0, sensors=".",
             image_interp="cubic",
         )  # fmt: skip
-        axes.set_title(str(title), size=9, color=_INK)
+        axes.set_title(str(title), size=9, color=INK)
     bar = figure.colorbar(
         ScalarMappable(Normalize(low, limit), cmap),
         ax=grid,
@@ -221,5 +221,5 @@ def plot_topomaps(maps: xr.DataArray, info: Any, *, label: str, diverging: bool 
         aspect=28,
         pad=0.03,
     )
-    _finish_bar(bar, label)
+    finish_bar(bar, label)
     return figure

@@ -12,7 +12,6 @@ import xarray as xr
 
 from neuroattn.analyses import decoding_figures as drawing
 from neuroattn.analyses.decoding import N_RESAMPLES, NETWORK
-from neuroattn.analyses.figures import to_svg
 from neuroattn.analyses.report import (
     NO_INTERVALS,
     Block,
@@ -34,6 +33,7 @@ from neuroattn.analyses.report import (
     run_section,
     span,
 )
+from neuroattn.analyses.style import to_svg
 
 NULL_TEXTS = {
     "refit": "everything that uses labels fitted again",

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 import xarray as xr
 
-from neuroattn.analyses.figures import _MARKERS, _MODELS, _MUTED, _PAPER, _RULE, _label_rows
+from neuroattn.analyses.style import MARKERS, MODEL_COLOURS, MUTED, PAPER, RULE, label_rows
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -57,20 +57,20 @@ def draw_dots(axes: Axes, names: Sequence[str], series: Sequence[Dots], *, chanc
     """
     rows = np.arange(len(names))
     for row in rows[1::2]:
-        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
+        axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.35, lw=0)
     n_dots = sum(one.colour is not None for one in series)
     place = -(n_dots - 1) / 2
     for one in series:
         if one.colour is None:
-            axes.vlines(one.value.values, rows - 0.4, rows + 0.4, color=_MUTED, lw=2, label=one.label)
+            axes.vlines(one.value.values, rows - 0.4, rows + 0.4, color=MUTED, lw=2, label=one.label)
             continue
         y = rows + place * 0.8 / max(n_dots, 3)
         place += 1
-        colour, marker = _MODELS[one.colour % len(_MODELS)], _MARKERS[one.colour % len(_MARKERS)]
+        colour, marker = MODEL_COLOURS[one.colour % len(MODEL_COLOURS)], MARKERS[one.colour % len(MARKERS)]
         if one.interval is not None:
             low, high = one.interval.transpose("bound", ...).values
             axes.hlines(y, low, high, color=colour, lw=1.4)
-        face = colour if one.filled else _PAPER
+        face = colour if one.filled else PAPER
         axes.plot(one.value.values, y, marker, color=colour, mfc=face, ms=5, mew=1, label=one.label)
-    axes.axvline(chance, color=_MUTED, lw=0.7)
-    _label_rows(axes, list(names))
+    axes.axvline(chance, color=MUTED, lw=0.7)
+    label_rows(axes, list(names))

@@ -34,6 +34,7 @@ from neuroattn.analyses.report import (
     run_section,
     span,
 )
+from neuroattn.analyses.style import to_svg
 
 #: Packages whose versions a methods section of encoders names.
 PACKAGES = ("scikit-learn", "himalaya", "skorch", "timm", "nilearn", "xarray")
@@ -305,9 +306,7 @@ def _group_accuracy(group: xr.Dataset, rule: str) -> list[Block]:
     ):
         if not np.isfinite(table[score].values).any():
             continue
-        svg = figures.to_svg(
-            figures.plot_roi_scores(table.sel(model=drawn), score), f"Mean over subjects: {title}"
-        )
+        svg = to_svg(figures.plot_roi_scores(table.sel(model=drawn), score), f"Mean over subjects: {title}")
         charts.append(Chart(svg, title, f"Mean over subjects of the means over units.{left_out}", rule))
         rows = []
         for roi in table.roi.values:
@@ -333,9 +332,7 @@ def _group_comparison(group: xr.Dataset, rule: str) -> list[Block]:
     if compared.sizes["roi"]:
         baselines = dict.fromkeys(compared.best_baseline.values.tolist())
         others = compared.reindex(model=[name, *(m for m in baselines if m != name)])
-        svg = figures.to_svg(
-            figures.plot_differences(others, name), f"{name} minus the best baseline, over subjects"
-        )
+        svg = to_svg(figures.plot_differences(others, name), f"{name} minus the best baseline, over subjects")
         caption = (
             f"Correlation of the {name} model minus that of the baseline with the highest mean over subjects. "
             "Filled where the interval lies beyond zero; intervals are not corrected for the number of regions."
@@ -504,7 +501,7 @@ def summarise(roi_scores: xr.Dataset) -> list[str]:
 def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, Any]) -> list[Block]:
     drawn, rule = drawn_models(roi_scores)
     chart = Chart(
-        figures.to_svg(
+        to_svg(
             figures.plot_roi_scores(roi_scores.sel(model=drawn)),
             "Correlation of every model in every region, with intervals",
         ),
@@ -519,7 +516,7 @@ def _accuracy(scores: xr.Dataset, roi_scores: xr.Dataset, config: Mapping[str, A
         rule = f" of at least {least:g}" if least is not None else ""
         charts.append(
             Chart(
-                figures.to_svg(
+                to_svg(
                     figures.plot_roi_scores(roi_scores.sel(model=drawn), "r2_over_ceiling"),
                     "Squared correlation relative to the noise ceiling of every model in every region",
                 ),
@@ -692,7 +689,7 @@ def _comparison(roi_scores: xr.Dataset, model: str | None, config: Mapping[str, 
     if model is None:
         return []
     chart = Chart(
-        figures.to_svg(
+        to_svg(
             figures.plot_differences(roi_scores, model),
             f"Difference in correlation between the {model} model and the best baseline, by region",
         ),
@@ -737,7 +734,7 @@ def _units(scores: xr.Dataset, roi_scores: xr.Dataset, model: str | None, surfac
             place += f" {n_placed:,} of {n_units:,} vertices lie on this coarser mesh."
         charts = [
             Chart(
-                figures.to_svg(
+                to_svg(
                     figures.plot_surfaces(r.sel(model=shown), label=f"Correlation r, {shown}"),
                     f"Correlation of the {shown} model on the cortical surface",
                 ),
@@ -749,7 +746,7 @@ def _units(scores: xr.Dataset, roi_scores: xr.Dataset, model: str | None, surfac
         if baseline is not None:
             charts.append(
                 Chart(
-                    figures.to_svg(
+                    to_svg(
                         figures.plot_surfaces(
                             r.sel(model=shown) - r.sel(model=baseline),
                             label=f"r of {shown} − r of {baseline}",
@@ -768,9 +765,7 @@ def _units(scores: xr.Dataset, roi_scores: xr.Dataset, model: str | None, surfac
     ceiling = scores.noise_ceiling.mean([d for d in scores.noise_ceiling.dims if d != "unit"])
     known = bool(np.isfinite(ceiling.values).any())
     chart = Chart(
-        figures.to_svg(
-            figures.plot_unit_scores(r.sel(model=models), ceiling), f"Correlation of each of the {kind}"
-        ),
+        to_svg(figures.plot_unit_scores(r.sel(model=models), ceiling), f"Correlation of each of the {kind}"),
         f"Correlation of single {kind}.",
         "Each mark is one unit; on the grey diagonal a model would explain all that the noise allows."
         if known
@@ -821,7 +816,7 @@ def _attention(
             )
         if outlines is not None and outlines[:n_shown, queries].any():
             caption += " Outlined in cyan: the object that drives the region in the simulation."
-        svg = figures.to_svg(
+        svg = to_svg(
             figures.plot_attention(
                 part,
                 images=None if images is None else images[:n_shown],
@@ -837,9 +832,7 @@ def _attention(
     blocks: list[Block] = [Figures(charts)]
     if np.isfinite(agreement.values).any():
         chart = Chart(
-            figures.to_svg(
-                figures.plot_seed_agreement(agreement, null), "Agreement of attention maps between seeds"
-            ),
+            to_svg(figures.plot_seed_agreement(agreement, null), "Agreement of attention maps between seeds"),
             "Agreement between seeds.",
             "Pearson correlation between the maps of two seeds, mean over pairs of "
             f"{plural(attention.sizes['seed'], 'seed')} and "

@@ -1,76 +1,36 @@
-"""Figures of an encoder's results, drawn from labelled arrays, and their SVG that follows the page's theme.
+"""Figures of an encoder's results, drawn from labelled arrays.
 
-Every function returns a :class:`matplotlib.figure.Figure` that can be saved for a paper as it is. Panels are
-narrow, so that two stand side by side on a desktop and one fills a phone.
+Every function returns a :class:`matplotlib.figure.Figure` that can be saved for a paper as it is.
 """
 
 from __future__ import annotations
 
-import functools
-import io
-import re
 import warnings
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ParamSpec
+from typing import TYPE_CHECKING
 
 import numpy as np
 import xarray as xr
 from numpy.typing import NDArray
 
 from neuroattn._checks import check_option
+from neuroattn.analyses.style import (
+    INK,
+    MARKERS,
+    MODEL_COLOURS,
+    MUTED,
+    PAPER,
+    RULE,
+    WIDTH,
+    finish_bar,
+    label_rows,
+    shortened,
+    styled,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
-    from matplotlib.colorbar import Colorbar
     from matplotlib.figure import Figure
 
-P = ParamSpec("P")
-
-#: Colours by role: (in a figure and on a light page, on a dark page). Models take theirs by position.
-THEME = {
-    "paper": ("#fdfdfc", "#15181b"),
-    "ink": ("#1b1f23", "#e7e9eb"),
-    "muted": ("#626b74", "#9ba5af"),
-    "rule": ("#dde1e5", "#343b42"),
-    "model-0": ("#cf5400", "#f28a3e"),
-    "model-1": ("#0868ac", "#56a9e8"),
-    "model-2": ("#3d9ecf", "#9ad2f0"),
-    "model-3": ("#0b8a66", "#43c79b"),
-    "model-4": ("#b0578d", "#e09cc5"),
-    "model-5": ("#8a6d00", "#e0bd45"),
-    "model-6": ("#5a5f66", "#b9c0c7"),
-}
-_MODELS = [light for role, (light, _) in THEME.items() if role.startswith("model-")]
-_MARKERS = "osDv^PX"
-_INK, _MUTED, _RULE, _PAPER = (THEME[role][0] for role in ("ink", "muted", "rule", "paper"))
-_WIDTH = 4.4  # inches of a panel: its 9 and 10 points are 12 and 13 px on a desktop, 10 and 11 px on a phone
-_STYLE: Any = {
-    "font.size": 10,
-    "axes.titlesize": 10,
-    "axes.labelsize": 10,
-    "xtick.labelsize": 9,
-    "ytick.labelsize": 9,
-    "legend.fontsize": 9,
-    "text.color": _INK,
-    "axes.labelcolor": _INK,
-    "axes.edgecolor": _MUTED,
-    "xtick.color": _MUTED,
-    "ytick.color": _MUTED,
-    "xtick.labelcolor": _MUTED,
-    "ytick.labelcolor": _INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.linewidth": 0.7,
-    "axes.facecolor": "none",
-    "figure.facecolor": "none",
-    "grid.color": _RULE,
-    "grid.linewidth": 0.7,
-    "legend.frameon": False,
-    "figure.constrained_layout.use": True,
-    # Names of regions come from files: they are text, never mathematics.
-    "text.parse_math": False,
-}
 SCORE_LABELS = {
     "correlation": "Correlation r",
     "r2_over_ceiling": "r² / noise ceiling",
@@ -78,65 +38,7 @@ SCORE_LABELS = {
 _LABELS = SCORE_LABELS | {"similarity": "Similarity of geometries"}
 
 
-def _styled(draw: Callable[P, Figure]) -> Callable[P, Figure]:
-    """Draw in the report's style and leave the caller's matplotlib settings alone."""
-
-    @functools.wraps(draw)
-    def styled(*args: P.args, **kwargs: P.kwargs) -> Figure:
-        import matplotlib
-
-        with matplotlib.rc_context(_STYLE):
-            return draw(*args, **kwargs)
-
-    return styled
-
-
-def to_svg(figure: Figure, label: str) -> str:
-    """Return a figure as an inline SVG element whose colours follow the page.
-
-    Parameters
-    ----------
-    figure : Figure
-    label : str
-        What the figure shows, for screen readers. Two figures of one page need two labels.
-
-    Returns
-    -------
-    str
-        One ``<svg>`` element without links, scripts or metadata. Text stays text; each colour of
-        :data:`THEME` becomes the CSS variable of its role.
-
-    Examples
-    --------
-    >>> from matplotlib.figure import Figure
-    >>> figure = Figure()
-    >>> _ = figure.text(0, 0, "V1", color=THEME["ink"][0])
-    >>> svg = to_svg(figure, "one word")
-    >>> svg.startswith("<svg"), "fill: var(--ink)" in svg
-    (True, True)
-    """
-    import html
-
-    import matplotlib
-
-    buffer = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": label, "text.parse_math": False}):
-        figure.savefig(buffer, format="svg", transparent=True, dpi=160, metadata={"Date": None})
-    svg = buffer.getvalue()
-    svg = svg[svg.index("<svg") :].strip()
-    svg = re.sub(r"<metadata>.*?</metadata>|<style[^>]*>.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(<g) id="[^"]*"', r"\1", svg)  # names such as axes_1 would repeat from figure to figure
-    width = re.search(r'viewBox="0 0 ([\d.]+)', svg)
-    pixels = round(float(width.group(1)) * 4 / 3) if width else 0
-    opening = f'<svg class="chart" role="img" aria-label="{html.escape(label)}" style="width: {pixels}px"'
-    svg = re.sub(r"<svg\b(?=[^>]*>)", opening, svg, count=1)
-    svg = re.sub(r' (?:width|height)="[\d.]+pt"', "", svg, count=2)
-    for role, (light, _) in THEME.items():
-        svg = svg.replace(light, f"var(--{role})")
-    return svg
-
-
-@_styled
+@styled
 def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figure:
     """Draw one score of every model in every region as dots with their intervals.
 
@@ -169,29 +71,29 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     step = 0.8 / max(len(models), 3)
     row_height = max(0.34, 0.095 * len(models))
     columns = 3 if max(len(str(model)) for model in models) <= 16 else 2
-    figure = Figure(figsize=(_WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // columns)))
+    figure = Figure(figsize=(WIDTH, 0.95 + row_height * len(rois) + 0.2 * -(-len(models) // columns)))
     axes = figure.add_subplot()
     centre = np.arange(len(rois))
     for row in centre[1::2]:
-        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
+        axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.35, lw=0)
     marks = {f"{score}_shuffled": "shuffled images", f"{score}_null": "null, 95 %"}
     for i, model in enumerate(models):
         y = centre + (i - (len(models) - 1) / 2) * step
         table = roi_scores.sel(model=model)
         value = table[score].values
         low, high = table[f"{score}_ci"].transpose("bound", "roi").values
-        colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
+        colour, marker = MODEL_COLOURS[i % len(MODEL_COLOURS)], MARKERS[i % len(MARKERS)]
         axes.hlines(y, low, high, color=colour, lw=1.4)
         axes.plot(value, y, marker, color=colour, ms=5, mew=0, label=str(model))
         for mark in marks.keys() & set(table):
             axes.plot(table[mark].values, y, "|", color=colour, ms=5, mew=1)
     for mark in marks.keys() & set(roi_scores):
-        axes.plot([], [], "|", color=_MUTED, ms=6, mew=1, label=marks[mark])
-    axes.axvline(0, color=_MUTED, lw=0.7)
-    _label_rows(axes, [str(roi) for roi in rois])
+        axes.plot([], [], "|", color=MUTED, ms=6, mew=1, label=marks[mark])
+    axes.axvline(0, color=MUTED, lw=0.7)
+    label_rows(axes, [str(roi) for roi in rois])
     for row in np.flatnonzero(~np.isfinite(roi_scores[score].transpose("model", "roi").values).any(0)):
         reason = "no units" if roi_scores.n_units.values[row] == 0 else "no usable ceiling"
-        axes.annotate(reason, (0, row), (6, 0), textcoords="offset points", va="center", color=_MUTED, size=9)
+        axes.annotate(reason, (0, row), (6, 0), textcoords="offset points", va="center", color=MUTED, size=9)
     axes.set_xlabel(_LABELS[score])
     figure.legend(
         loc="outside upper left", ncols=columns, handletextpad=0.2, columnspacing=1.2, borderaxespad=0
@@ -199,7 +101,7 @@ def plot_roi_scores(roi_scores: xr.Dataset, score: str = "correlation") -> Figur
     return figure
 
 
-@_styled
+@styled
 def plot_representations(result: xr.Dataset) -> Figure:
     """Draw how alike the geometry of every model and of every region is, with noise ceilings as grey bars.
 
@@ -226,11 +128,11 @@ def plot_representations(result: xr.Dataset) -> Figure:
     figure = plot_roi_scores(scores.assign(n_units=xr.ones_like(result.ceiling_lower)), "similarity")
     axes = figure.axes[0]
     low, high = result.ceiling_lower.values, result.ceiling_upper.values
-    axes.barh(np.arange(len(low)), high - low, 0.8, low, color=_MUTED, alpha=0.35, lw=0, zorder=0)
+    axes.barh(np.arange(len(low)), high - low, 0.8, low, color=MUTED, alpha=0.35, lw=0, zorder=0)
     return figure
 
 
-@_styled
+@styled
 def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
     """Draw how much better a model predicts each region than the best baseline, sorted.
 
@@ -265,21 +167,21 @@ def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
     table = table.isel(roi=order)
     value = table.difference.values
     low, high = table.difference_ci.transpose("bound", "roi").values
-    figure = Figure(figsize=(_WIDTH, 0.8 + 0.3 * max(len(value), 1)))
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * max(len(value), 1)))
     axes = figure.add_subplot()
     models = [str(name) for name in roi_scores.model.values]
     for row, baseline in enumerate(table.best_baseline.values):
         winner = model if low[row] > 0 else str(baseline) if high[row] < 0 else None
-        colour = _MUTED if winner is None else _MODELS[models.index(winner) % len(_MODELS)]
+        colour = MUTED if winner is None else MODEL_COLOURS[models.index(winner) % len(MODEL_COLOURS)]
         axes.hlines(row, low[row], high[row], color=colour, lw=1.6)
-        face = _PAPER if winner is None else colour
+        face = PAPER if winner is None else colour
         axes.plot(value[row], row, "o", color=colour, mfc=face, ms=5.5, mew=1.3)
-    axes.axvline(0, color=_INK, lw=0.8)
-    _label_rows(axes, [str(roi) for roi in table.roi.values])
+    axes.axvline(0, color=INK, lw=0.8)
+    label_rows(axes, [str(roi) for roi in table.roi.values])
     for row, name in enumerate(table.best_baseline.values):
         axes.annotate(
             f"vs {name}", (1, row), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", size=8.5, color=_MUTED, annotation_clip=False,
+            va="center", size=8.5, color=MUTED, annotation_clip=False,
         )  # fmt: skip
     axes.set_xlabel(
         f"r of {model} − r of the best baseline" if len(model) <= 16 else f"r of {model} − best baseline"
@@ -287,7 +189,7 @@ def plot_differences(roi_scores: xr.Dataset, model: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_surfaces(
     values: xr.DataArray, *, label: str, diverging: bool = False, limit: float | None = None
 ) -> Figure:
@@ -337,7 +239,7 @@ def plot_surfaces(
         limit = float(np.nanpercentile(np.abs(values.values[shown]), 98)) or 1.0
     cmap = colormaps["PuOr_r" if diverging else "viridis"]
     norm = Normalize(-limit if diverging else 0, limit)
-    figure = Figure(figsize=(_WIDTH, 3.0))
+    figure = Figure(figsize=(WIDTH, 3.0))
     # A free layout: three-dimensional axes have wide margins, which overlapping boxes hide.
     figure.set_layout_engine("none")
     for row, side in enumerate(("left", "right")):
@@ -357,11 +259,11 @@ def plot_surfaces(
             axes.patch.set_visible(False)
             axes.collections[0].set_rasterized(True)
             if row == 0:
-                figure.text(0.195 + 0.315 * column, 0.99, view, ha="center", va="top", size=9, color=_MUTED)
-        figure.text(0.0, 0.75 - 0.345 * row, side, rotation=90, ha="left", va="center", size=9, color=_MUTED)
+                figure.text(0.195 + 0.315 * column, 0.99, view, ha="center", va="top", size=9, color=MUTED)
+        figure.text(0.0, 0.75 - 0.345 * row, side, rotation=90, ha="left", va="center", size=9, color=MUTED)
     place = figure.add_axes((0.31, 0.155, 0.4, 0.025))
     bar = figure.colorbar(ScalarMappable(norm, cmap), cax=place, orientation="horizontal")
-    _finish_bar(bar, label)
+    finish_bar(bar, label)
     return figure
 
 
@@ -379,7 +281,7 @@ def on_surface(values: xr.DataArray | xr.Dataset) -> NDArray[np.bool_]:
     return placed
 
 
-@_styled
+@styled
 def plot_unit_scores(correlation: xr.DataArray, noise_ceiling: xr.DataArray | None = None) -> Figure:
     """Draw r of every unit: against the highest r that its noise allows, or as a distribution.
 
@@ -401,17 +303,17 @@ def plot_unit_scores(correlation: xr.DataArray, noise_ceiling: xr.DataArray | No
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 3.3))
+    figure = Figure(figsize=(WIDTH, 3.3))
     axes = figure.add_subplot()
     axes.spines["left"].set_visible(True)
-    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
     ceiling = None if noise_ceiling is None else np.sqrt(np.clip(noise_ceiling.values, 0, None))
     for i, model in enumerate(correlation.model.values):
         r = correlation.sel(model=model).values
-        colour = _MODELS[i % len(_MODELS)]
+        colour = MODEL_COLOURS[i % len(MODEL_COLOURS)]
         if ceiling is not None and np.isfinite(ceiling).any():
             axes.plot(
-                ceiling, r, _MARKERS[i % len(_MARKERS)], color=colour, ms=3.2, mew=0, alpha=0.6,
+                ceiling, r, MARKERS[i % len(MARKERS)], color=colour, ms=3.2, mew=0, alpha=0.6,
                 label=str(model), rasterized=len(r) > 2000,
             )  # fmt: skip
         else:
@@ -420,8 +322,8 @@ def plot_unit_scores(correlation: xr.DataArray, noise_ceiling: xr.DataArray | No
                 lw=1.4, label=str(model),
             )  # fmt: skip
     if ceiling is not None and np.isfinite(ceiling).any():
-        axes.plot([0, 1], [0, 1], color=_MUTED, lw=0.8)
-        axes.axhline(0, color=_RULE, lw=0.8)
+        axes.plot([0, 1], [0, 1], color=MUTED, lw=0.8)
+        axes.axhline(0, color=RULE, lw=0.8)
         axes.set(xlabel="Highest possible r, √(noise ceiling)", ylabel="Correlation r", xlim=(0, 1))
     else:
         finite = correlation.values[np.isfinite(correlation.values)]
@@ -432,7 +334,7 @@ def plot_unit_scores(correlation: xr.DataArray, noise_ceiling: xr.DataArray | No
     return figure
 
 
-@_styled
+@styled
 def plot_attention(
     attention: xr.DataArray,
     *,
@@ -482,8 +384,8 @@ def plot_attention(
     first = 0 if images is None else 1
     columns = n_queries + first
     height, width = maps.shape[2:] if images is None else images.shape[1:3]
-    tile = _WIDTH / columns
-    figure = Figure(figsize=(_WIDTH, n_stimuli * tile * height / width + 0.95))
+    tile = WIDTH / columns
+    figure = Figure(figsize=(WIDTH, n_stimuli * tile * height / width + 0.95))
     grid = figure.subplots(n_stimuli, columns, squeeze=False)
     cmap = colormaps["YlOrRd"] if images is not None else colormaps["viridis"]
     extent = (0.0, 1.0, 1.0, 0.0)
@@ -509,17 +411,17 @@ def plot_attention(
         axes.spines[:].set_visible(False)
     for column, title in enumerate(titles):
         note = "" if notes is None else f"\n{notes[column]}"
-        grid[0, column + first].set_title(f"{_shortened(title, 15)}{note}", size=8.5)
+        grid[0, column + first].set_title(f"{shortened(title, 15)}{note}", size=8.5)
     figure.set_layout_engine("constrained", w_pad=0.02, h_pad=0.02, wspace=0.0, hspace=0.0)
     low = 0 if images is None else 1
     colours = cmap if images is None else ListedColormap(cmap(np.linspace(0.15, 1, 128)))
     source = ScalarMappable(Normalize(low, max(limit, low + 1e-9)), colours)
     bar = figure.colorbar(source, ax=grid, location="bottom", shrink=0.5, aspect=28, pad=0.02)
-    _finish_bar(bar, "Attention, × uniform")
+    finish_bar(bar, "Attention, × uniform")
     return figure
 
 
-@_styled
+@styled
 def plot_image_attention(
     attention: xr.DataArray, image: NDArray[np.uint8], *, limit: float | None = None
 ) -> Figure:
@@ -568,14 +470,14 @@ def plot_image_attention(
     tiles[0].set_title("image", size=8.5)
     for axes, weight, title in zip(tiles[1:], maps, titles, strict=False):
         _overlay(axes, weight, image, limit)
-        axes.set_title(_shortened(title, 24), size=8.5)
+        axes.set_title(shortened(title, 24), size=8.5)
     for axes in tiles:
         axes.set(xticks=[], yticks=[], xlim=(0, 1), ylim=(1, 0))
         axes.spines[:].set_visible(False)
     colours = ListedColormap(colormaps["YlOrRd"](np.linspace(0.15, 1, 128)))
     source = ScalarMappable(Normalize(1, max(limit, 1 + 1e-9)), colours)
     bar = figure.colorbar(source, ax=grid, location="bottom", shrink=0.5, aspect=28, pad=0.02)
-    _finish_bar(bar, "Attention, × uniform")
+    finish_bar(bar, "Attention, × uniform")
     return figure
 
 
@@ -592,7 +494,7 @@ def _overlay(axes: Axes, weight: NDArray[np.float64], image: NDArray[np.uint8], 
     axes.imshow(layer, extent=extent, aspect="auto", interpolation="bilinear")
 
 
-@_styled
+@styled
 def plot_seed_agreement(agreement: xr.DataArray, null: xr.DataArray) -> Figure:
     """Draw how alike the maps of different seeds are, beside the same for different images.
 
@@ -615,14 +517,14 @@ def plot_seed_agreement(agreement: xr.DataArray, null: xr.DataArray) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 1.0 + 0.24 * agreement.sizes["query"]))
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.24 * agreement.sizes["query"]))
     axes = figure.add_subplot()
     y = np.arange(agreement.sizes["query"])
-    axes.hlines(y, null.values, agreement.values, color=_RULE, lw=2)
-    axes.plot(null.values, y, "o", color=_MUTED, mfc=_PAPER, ms=5, mew=1.2, label="different images")
-    axes.plot(agreement.values, y, "o", color=_MODELS[0], ms=5.5, mew=0, label="same image")
-    axes.axvline(0, color=_MUTED, lw=0.7)
-    _label_rows(axes, query_names(agreement))
+    axes.hlines(y, null.values, agreement.values, color=RULE, lw=2)
+    axes.plot(null.values, y, "o", color=MUTED, mfc=PAPER, ms=5, mew=1.2, label="different images")
+    axes.plot(agreement.values, y, "o", color=MODEL_COLOURS[0], ms=5.5, mew=0, label="same image")
+    axes.axvline(0, color=MUTED, lw=0.7)
+    label_rows(axes, query_names(agreement))
     axes.set_xlim(right=max(1.0, axes.get_xlim()[1]))
     axes.set_xlabel("Correlation between the maps of two seeds")
     figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
@@ -667,26 +569,7 @@ def query_names(queries: xr.DataArray) -> list[str]:
     return [str(roi) if side == "none" else f"{roi} {side}" for roi, side in pairs]
 
 
-def _label_rows(axes: Axes, names: list[str]) -> None:
-    axes.set_yticks(range(len(names)), [_shortened(name, 20) for name in names])
-    axes.set_ylim(len(names) - 0.5, -0.5)
-    axes.tick_params(axis="y", length=0)
-    axes.grid(axis="x")
-    axes.set_axisbelow(True)
-
-
-def _shortened(name: str, length: int) -> str:
-    # A name of any length comes from a file; the tables give it in full.
-    return name if len(name) <= length else f"{name[: length - 1]}…"
-
-
-def _finish_bar(bar: Colorbar, label: str) -> None:
-    bar.outline.set_visible(False)
-    bar.ax.tick_params(length=2, labelsize=8.5)
-    bar.set_label(label, size=9)
-
-
-@_styled
+@styled
 def plot_effects(study: xr.Dataset) -> Figure:
     """Draw the difference of every pipeline to the network without attention, with its interval.
 
@@ -714,25 +597,25 @@ def plot_effects(study: xr.Dataset) -> Figure:
     shown = study.isel(pipeline=np.flatnonzero(np.isfinite(study.difference.values).any(0)))
     names = [str(name) for name in shown.pipeline.values]
     n_datasets = shown.sizes["dataset"]
-    figure = Figure(figsize=(_WIDTH, 0.9 + (0.22 + 0.09 * n_datasets) * max(len(names), 1)))
+    figure = Figure(figsize=(WIDTH, 0.9 + (0.22 + 0.09 * n_datasets) * max(len(names), 1)))
     axes = figure.add_subplot()
     for i, name in enumerate(shown.dataset.values):
         table = shown.isel(dataset=i)
         low, high = 100 * table.difference_ci.transpose("bound", "pipeline").values
         y = np.arange(len(names)) + (i - (n_datasets - 1) / 2) * 0.7 / max(n_datasets, 3)
-        colour = _MODELS[i % len(_MODELS)]
+        colour = MODEL_COLOURS[i % len(MODEL_COLOURS)]
         axes.hlines(y, low, high, color=colour, lw=1.6)
         axes.plot(
             100 * table.difference.values,
             y,
-            _MARKERS[i % len(_MARKERS)],
+            MARKERS[i % len(MARKERS)],
             color=colour,
             ms=5.5,
             mew=0,
             label=str(name),
         )
-    axes.axvline(0, color=_INK, lw=0.8)
-    _label_rows(axes, names)
+    axes.axvline(0, color=INK, lw=0.8)
+    label_rows(axes, names)
     axes.set_xlabel("Accuracy minus that without attention (points)")
     if n_datasets > 1:
         figure.legend(
@@ -741,7 +624,7 @@ def plot_effects(study: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_subjects(study: xr.Dataset) -> Figure:
     """Draw the accuracy of every pipeline for every subject of one data set, averaged over seeds.
 
@@ -765,21 +648,27 @@ def plot_subjects(study: xr.Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    shown = study.isel(pipeline=np.flatnonzero(study.role.values != "control")[: len(_MODELS)])
+    shown = study.isel(pipeline=np.flatnonzero(study.role.values != "control")[: len(MODEL_COLOURS)])
     accuracy = 100 * shown["accuracy"].mean("seed").transpose("subject", "pipeline").values
     order = np.argsort(-accuracy.mean(1), kind="stable")
-    figure = Figure(figsize=(_WIDTH, 1.0 + 0.19 * len(order) + 0.1 * accuracy.shape[1]))
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.19 * len(order) + 0.1 * accuracy.shape[1]))
     axes = figure.add_subplot()
     for row in range(1, len(order), 2):
-        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
+        axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.35, lw=0)
     for i, name in enumerate(shown.pipeline.values):
         y = np.arange(len(order)) + (i - (accuracy.shape[1] - 1) / 2) * 0.08
-        marker = _MARKERS[i % len(_MARKERS)]
+        marker = MARKERS[i % len(MARKERS)]
         axes.plot(
-            accuracy[order, i], y, marker, color=_MODELS[i % len(_MODELS)], ms=4, mew=0, label=str(name)
+            accuracy[order, i],
+            y,
+            marker,
+            color=MODEL_COLOURS[i % len(MODEL_COLOURS)],
+            ms=4,
+            mew=0,
+            label=str(name),
         )
-    axes.axvline(100 / int(study.attrs["n_classes"]), color=_INK, lw=0.8, ls=":")
-    _label_rows(axes, [str(study.subject.values[i]).rpartition("/")[2] for i in order])
+    axes.axvline(100 / int(study.attrs["n_classes"]), color=INK, lw=0.8, ls=":")
+    label_rows(axes, [str(study.subject.values[i]).rpartition("/")[2] for i in order])
     axes.set_xlabel("Accuracy (%), dotted: chance")
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
     return figure

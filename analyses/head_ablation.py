@@ -15,17 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
-from neuroattn.analyses.figures import (
-    _INK,
-    _MODELS,
-    _PAPER,
-    _WIDTH,
-    _finish_bar,
-    _shortened,
-    _styled,
-    query_names,
-)
+from neuroattn.analyses.figures import query_names
 from neuroattn.analyses.heads import encoder_layers, head_names, query_coords, without_backbone
+from neuroattn.analyses.style import INK, MODEL_COLOURS, PAPER, WIDTH, finish_bar, shortened, styled
 from neuroattn.analyses.token_masking import N_RESAMPLES, Scores, _mean_of
 from neuroattn.attention import CrossAttention
 from neuroattn.encoding import BrainEncoder
@@ -411,7 +403,7 @@ def _set_names(importance: xr.DataArray, dims: Sequence[Any]) -> list[str]:
     return [" ".join(parts) for parts in itertools.product(*names)]
 
 
-@_styled
+@styled
 def plot_head_ablation(effect: xr.Dataset) -> Figure:
     """Draw what every query loses by every head, edited at the highest strength, one panel an edit.
 
@@ -441,7 +433,7 @@ def plot_head_ablation(effect: xr.Dataset) -> Figure:
     names, columns = query_names(effect["drop"]), head_names(effect["drop"])
     limit = max(float(np.nanmax(abs(shown["drop"].values))), 1e-6)
     n = shown.sizes["edit"]
-    figure = Figure(figsize=(_WIDTH, 1.5 + 0.24 * len(names)))
+    figure = Figure(figsize=(WIDTH, 1.5 + 0.24 * len(names)))
     panels = figure.subplots(1, n, sharey=True, squeeze=False)[0]
     drawn = None
     for axes, edit in zip(panels, shown.edit.values, strict=True):
@@ -450,19 +442,19 @@ def plot_head_ablation(effect: xr.Dataset) -> Figure:
         drawn = axes.imshow(drop, cmap="RdBu_r", vmin=-limit, vmax=limit, aspect="auto")
         low = table.drop_interval.isel(bound=0).transpose("query", "column").values
         row, column = np.nonzero(low > 0)
-        axes.plot(column, row, "o", color=_INK, ms=2.6, mec=_PAPER, mew=0.5)
+        axes.plot(column, row, "o", color=INK, ms=2.6, mec=PAPER, mew=0.5)
         axes.set_title(str(edit), loc="left")
         axes.set_xticks(range(len(columns)), [name.rpartition(" ")[2] for name in columns])
         axes.tick_params(length=0)
         axes.spines["bottom"].set_visible(False)
-    panels[0].set_yticks(range(len(names)), [_shortened(name, 20) for name in names])
+    panels[0].set_yticks(range(len(names)), [shortened(name, 20) for name in names])
     figure.supxlabel("Head", size=10)
     if drawn is not None:
-        _finish_bar(figure.colorbar(drawn, ax=list(panels), shrink=0.8, aspect=40), "Drop in r")
+        finish_bar(figure.colorbar(drawn, ax=list(panels), shrink=0.8, aspect=40), "Drop in r")
     return figure
 
 
-@_styled
+@styled
 def plot_head_overlap(overlap: xr.Dataset) -> Figure:
     """Draw how far every two sets of important heads overlap.
 
@@ -487,18 +479,18 @@ def plot_head_overlap(overlap: xr.Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    names = [_shortened(str(name), 20) for name in overlap["set"].values]
+    names = [shortened(str(name), 20) for name in overlap["set"].values]
     side = max(0.15 * len(names), 1.5)
-    figure = Figure(figsize=(max(_WIDTH, 2.0 + side), 1.4 + side))
+    figure = Figure(figsize=(max(WIDTH, 2.0 + side), 1.4 + side))
     axes = figure.add_subplot()
     drawn = axes.imshow(overlap.jaccard.values, cmap="magma_r", vmin=0, vmax=1)
     row, column = np.nonzero(overlap.p.values < 0.05)
-    axes.plot(column, row, ".", color=_MODELS[1], ms=4, mew=0)
+    axes.plot(column, row, ".", color=MODEL_COLOURS[1], ms=4, mew=0)
     axes.set_yticks(range(len(names)), names, size=8)
     axes.set_xticks(range(len(names)), names, size=8, rotation=90)
     axes.tick_params(length=0)
     axes.spines["bottom"].set_visible(False)
     mean, chance, p = (float(overlap[f"mean_{name}"]) for name in ("jaccard", "expected", "p"))
     figure.suptitle(f"Mean {mean:.2f}, by chance {chance:.2f} (p = {p:.2g})", size=10)
-    _finish_bar(figure.colorbar(drawn, ax=axes, shrink=0.5), "Shared heads / heads in either set")
+    finish_bar(figure.colorbar(drawn, ax=axes, shrink=0.5), "Shared heads / heads in either set")
     return figure

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
 from neuroattn._checks import check_range, check_seed, check_shape
-from neuroattn.analyses.figures import _MARKERS, _MODELS, _MUTED, _RULE, _WIDTH, _label_rows, _styled
+from neuroattn.analyses.style import MARKERS, MODEL_COLOURS, MUTED, RULE, WIDTH, label_rows, styled
 from neuroattn.attention import CrossAttention
 from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.encoding import BrainEncoder
@@ -419,7 +419,7 @@ def _other_targets(
     return [versions[i] for i in rng.permutation(len(versions))[:2]]
 
 
-@_styled
+@styled
 def plot_driven_heads(result: xr.Dataset) -> Figure:
     """Draw how far each head is moved, beside its noise level.
 
@@ -456,26 +456,26 @@ def plot_driven_heads(result: xr.Dataset) -> Figure:
         distance, noise = distance.mean("query"), noise.mean("query")
     rows = head_names(distance)
     y = np.arange(len(rows))
-    figure = Figure(figsize=(_WIDTH, 1.0 + 0.3 * len(rows)))
+    figure = Figure(figsize=(WIDTH, 1.0 + 0.3 * len(rows)))
     axes = figure.add_subplot()
     for start in np.flatnonzero(np.arange(len(rows)) % distance.sizes["head"] == 0)[1:]:
-        axes.axhline(start - 0.5, color=_RULE, lw=0.7)
+        axes.axhline(start - 0.5, color=RULE, lw=0.7)
     for i, name in enumerate(distance.comparison.values):
         at = y + (i - (distance.sizes["comparison"] - 1) / 2) * 0.3
         low, high = interval.sel(comparison=name).transpose("bound", "layer", "head").values.reshape(2, -1)
-        axes.hlines(at, low, high, color=_MODELS[i], lw=1.6)
+        axes.hlines(at, low, high, color=MODEL_COLOURS[i], lw=1.6)
         one = distance.sel(comparison=name).transpose("layer", "head").values.ravel()
-        axes.plot(one, at, _MARKERS[i], color=_MODELS[i], ms=5, mew=0, label=labels[str(name)])
+        axes.plot(one, at, MARKERS[i], color=MODEL_COLOURS[i], ms=5, mew=0, label=labels[str(name)])
     axes.plot(
         noise.transpose("layer", "head").values.ravel(),
         y,
         "|",
-        color=_MUTED,
+        color=MUTED,
         ms=13,
         mew=1.6,
         label="noise level",
     )
-    _label_rows(axes, rows)
+    label_rows(axes, rows)
     axes.set_xlim(left=0)
     axes.set_xlabel("Distance of what the head reads (0 to 1)")
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)

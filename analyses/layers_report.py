@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 
 from neuroattn._references import MODELS
-from neuroattn.analyses.figures import _INK, _MODELS, _MUTED, _WIDTH, _label_rows, _styled, to_svg
 from neuroattn.analyses.report import (
     NO_INTERVALS,
     Block,
@@ -32,17 +31,18 @@ from neuroattn.analyses.report import (
     run_section,
     span,
 )
+from neuroattn.analyses.style import INK, MODEL_COLOURS, MUTED, WIDTH, label_rows, styled, to_svg
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _COLOURS = {
-    "reference": _INK,
-    "attention": _MODELS[1],
-    "baseline": _MODELS[0],
-    "control": _MODELS[5],
-    "null": _MUTED,
+    "reference": INK,
+    "attention": MODEL_COLOURS[1],
+    "baseline": MODEL_COLOURS[0],
+    "control": MODEL_COLOURS[5],
+    "null": MUTED,
 }
 _COSTS = {
     "layer_seconds": (1e3, "Forward and backward (ms)"),
@@ -57,7 +57,7 @@ _TESTS = {
 }
 
 
-@_styled
+@styled
 def plot_attention_layers(study: xr.Dataset) -> Figure:
     """Draw accuracy by test with intervals over seeds, and time and memory by length.
 
@@ -93,7 +93,7 @@ def plot_attention_layers(study: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_layer_accuracy(study: xr.Dataset, split: str) -> Figure:
     """Draw the accuracy of every layer in one test, beside controls, baseline and null.
 
@@ -119,7 +119,7 @@ def plot_layer_accuracy(study: xr.Dataset, split: str) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.24 * study.sizes["layer"]))
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.24 * study.sizes["layer"]))
     axes = figure.add_subplot()
     _draw_accuracy(axes, study.sel(split=split))
     for role in dict.fromkeys(study.role.values.tolist()):
@@ -128,7 +128,7 @@ def plot_layer_accuracy(study: xr.Dataset, split: str) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_layer_cost(study: xr.Dataset, variable: str) -> Figure:
     """Draw the time or the memory of layers by length.
 
@@ -154,7 +154,7 @@ def plot_layer_cost(study: xr.Dataset, variable: str) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 3.6))
+    figure = Figure(figsize=(WIDTH, 3.6))
     axes = figure.add_subplot()
     _draw_cost(axes, study, variable, _SHOWN)
     figure.legend(loc="outside upper left", ncols=3, handletextpad=0.4, columnspacing=1.2, borderaxespad=0)
@@ -169,8 +169,8 @@ def _draw_accuracy(axes: Axes, at: xr.Dataset) -> None:
         axes.plot(100 * one.accuracy_ci, [row, row], color=colour, lw=1.6)
         axes.plot(100 * one.accuracy.mean(), row, "o", color=colour, ms=5, mew=0)
     reference = at.accuracy.isel(layer=np.flatnonzero(at.role.values == "reference"))
-    axes.axvline(100 * float(reference.mean()), color=_MUTED, lw=0.8, ls=":")
-    _label_rows(axes, [str(name) for name in at.layer.values])
+    axes.axvline(100 * float(reference.mean()), color=MUTED, lw=0.8, ls=":")
+    label_rows(axes, [str(name) for name in at.layer.values])
     axes.set(xlabel="Accuracy (%)", xlim=(0, 102))
 
 
@@ -182,19 +182,19 @@ def _draw_cost(axes: Axes, study: xr.Dataset, variable: str, n_coloured: int) ->
     reference = str(study.layer.values[study.role.values == "reference"][0])
     fastest = study.cost_layer.values[study.layer_seconds.isel(length=-1).values.argsort()]
     others = [str(name) for name in fastest if name != reference]
-    shades = _MODELS if n_coloured <= len(_MODELS) else [colormaps["tab20"](i) for i in range(20)]
+    shades = MODEL_COLOURS if n_coloured <= len(MODEL_COLOURS) else [colormaps["tab20"](i) for i in range(20)]
     for i, name in reversed(list(enumerate([reference, *others]))):
         style: dict[str, Any] = {"color": shades[(i - 1) % len(shades)], "lw": 1.4, "label": name}
         if name == reference:
-            style = {"color": _INK, "lw": 2.5, "label": name}
+            style = {"color": INK, "lw": 2.5, "label": name}
         elif i > n_coloured:
-            style = {"color": _MUTED, "lw": 0.8, "alpha": 0.5}
+            style = {"color": MUTED, "lw": 0.8, "alpha": 0.5}
         values = scale * study[variable].sel(cost_layer=name)
         axes.plot(study.length, values, "o-", ms=3, mew=0, **style)
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set(xlabel="Tokens", ylabel=label, xticks=study.length.values)
-    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_formatter("{x:g}")
         axis.set_minor_formatter(NullFormatter())

@@ -32,6 +32,7 @@ from neuroattn.analyses.report import (
     run_section,
     span,
 )
+from neuroattn.analyses.style import to_svg
 from neuroattn.datasets import Images
 
 N_IMAGES = 4  # that are drawn
@@ -199,7 +200,7 @@ def _map_blocks(maps: xr.DataArray, images: Images) -> list[Block]:
     for first in range(0, n_queries, _ROW):
         some = slice(first, first + _ROW)
         names = listed(figures.query_names(over.isel(query=some)))
-        svg = figures.to_svg(
+        svg = to_svg(
             figures.plot_attention(over.isel(query=some), images=pixels, limit=limit),
             f"Attention of {names} over images",
         )
@@ -215,7 +216,7 @@ def _map_blocks(maps: xr.DataArray, images: Images) -> list[Block]:
                 svg, f"Attention of {names}.", "As in the figure before." if charts else caption, NO_INTERVALS
             )
         )
-        svg = figures.to_svg(
+        svg = to_svg(
             figures.plot_attention(all_images.isel(query=some), limit=limit_of_means),
             f"Mean attention of {names} over all images",
         )
@@ -254,7 +255,7 @@ def _summary_blocks(summary: xr.Dataset, maps: xr.DataArray, names: list[str]) -
         columns += ["Seeds, same image", "Seeds, different images"]
     blocks: list[Block] = [Table(caption, columns, rows)]
     if several:
-        svg = figures.to_svg(
+        svg = to_svg(
             figures.plot_seed_agreement(summary.agreement, summary.other_image),
             "Agreement of attention maps between seeds",
         )

@@ -24,14 +24,8 @@ from neuroattn.analyses.backbone_attention import (
     shown_size,
     token_grid,
 )
-from neuroattn.analyses.figures import (
-    _MODELS,
-    _MUTED,
-    _WIDTH,
-    _label_rows,
-    _styled,
-    query_names,
-)
+from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.style import MODEL_COLOURS, MUTED, WIDTH, label_rows, styled
 from neuroattn.encoding import BrainEncoder
 from neuroattn.results import provenance
 
@@ -243,7 +237,7 @@ def attention_patterns(
     ).assign_attrs(provenance(seed, config), resampled="stimulus")
 
 
-@_styled
+@styled
 def plot_patterns(result: xr.Dataset) -> Figure:
     """Draw mutual information and distance of every head, a row a block or query, with the control in grey.
 
@@ -269,22 +263,24 @@ def plot_patterns(result: xr.Dataset) -> Figure:
     dim = "layer" if "layer" in result.dims else "query"
     names = result.layer.values.astype(str).tolist() if dim == "layer" else query_names(result.nmi[:, 0])
     table = result.transpose(dim, "head", ...)
-    figure = Figure(figsize=(1.15 * _WIDTH, 1.2 + 0.26 * len(names)))
+    figure = Figure(figsize=(1.15 * WIDTH, 1.2 + 0.26 * len(names)))
     axes = figure.subplots(1, 2, sharey=True)
     row = np.repeat(np.arange(len(names)), result.sizes["head"])
     found = table.pattern.values.ravel()
     for panel, name in zip(axes, ("nmi", "distance"), strict=True):
         control = table[f"{name}_shuffled"].values.ravel()
         for pattern, colour in zip(
-            result.attrs["patterns"].split(), (_MODELS[0], _MODELS[3], _MODELS[1]), strict=True
+            result.attrs["patterns"].split(),
+            (MODEL_COLOURS[0], MODEL_COLOURS[3], MODEL_COLOURS[1]),
+            strict=True,
         ):
             value, here = table[name].values.ravel(), found == pattern
             panel.plot(value[here], row[here], "o", color=colour, ms=4.5, mew=0, alpha=0.8, label=pattern)
-        panel.plot(control, row, "|", color=_MUTED, ms=7, mew=0.9, zorder=1, label="places shuffled")
+        panel.plot(control, row, "|", color=MUTED, ms=7, mew=0.9, zorder=1, label="places shuffled")
         panel.set_xlim(left=0)
     for threshold in result.attrs["thresholds"]:
-        axes[0].axvline(threshold, color=_MUTED, lw=0.9, ls="--", zorder=0)
-    _label_rows(axes[0], names)
+        axes[0].axvline(threshold, color=MUTED, lw=0.9, ls="--", zorder=0)
+    label_rows(axes[0], names)
     axes[1].grid(axis="x")
     axes[1].tick_params(axis="y", length=0)
     axes[0].set_xlabel("Mutual information")

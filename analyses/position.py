@@ -26,7 +26,8 @@ from neuroattn.analyses.backbone_attention import (
     shown_size,
     token_grid,
 )
-from neuroattn.analyses.figures import _MODELS, _MUTED, _WIDTH, _shortened, _styled, query_names
+from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.style import MODEL_COLOURS, MUTED, WIDTH, shortened, styled
 from neuroattn.encoding import BrainEncoder
 from neuroattn.results import provenance
 
@@ -214,7 +215,7 @@ def position_bias(
     return result.assign_coords(labels).assign_attrs(provenance(seed, config), resampled="stimulus")
 
 
-@_styled
+@styled
 def plot_position_bias(result: xr.Dataset) -> Figure:
     """Draw the weight of places by their distance from the centre, with and without content, a panel a block or query.
 
@@ -242,17 +243,20 @@ def plot_position_bias(result: xr.Dataset) -> Figure:
     names = result.layer.values.astype(str).tolist() if dim == "layer" else query_names(result.agreement)
     columns = min(2, len(names))
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(_WIDTH, 1.0 + 1.35 * rows))
+    figure = Figure(figsize=(WIDTH, 1.0 + 1.35 * rows))
     grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
-    looks = {"intact": (_MODELS[0], "images as they are"), "shuffled": (_MODELS[1], "content shuffled")}
+    looks = {
+        "intact": (MODEL_COLOURS[0], "images as they are"),
+        "shuffled": (MODEL_COLOURS[1], "content shuffled"),
+    }
     for i, (axes, name) in enumerate(zip(grid.flat, names, strict=False)):
         for content, (colour, label) in looks.items():
             one = result.sel(content=content).isel({dim: i})
             low, high = one.profile_interval.transpose("bound", "ring").values
             axes.fill_between(result.eccentricity, low, high, color=colour, alpha=0.2, lw=0)
             axes.plot(result.eccentricity, one.profile, "o-", color=colour, ms=3, lw=1.4, label=label)
-        axes.axhline(1, color=_MUTED, lw=0.7)
-        axes.set_title(_shortened(name, 20), size=9)
+        axes.axhline(1, color=MUTED, lw=0.7)
+        axes.set_title(shortened(name, 20), size=9)
     grid[0, 0].set_ylim(bottom=0)
     for above, axes in enumerate(grid.flat[len(names) :], len(names) - columns):
         axes.set_visible(False)

@@ -10,8 +10,8 @@ import xarray as xr
 from numpy.typing import ArrayLike
 
 from neuroattn._checks import check_option, check_range, check_shape
-from neuroattn.analyses.figures import _INK, _MODELS, _MUTED, _PAPER, _WIDTH, _label_rows, _styled
 from neuroattn.analyses.scores import N_RESAMPLES, SIGNIFICANT, Prediction, score_predictions
+from neuroattn.analyses.style import INK, MODEL_COLOURS, MUTED, PAPER, WIDTH, label_rows, styled
 from neuroattn.datasets import Recording
 from neuroattn.results import provenance
 
@@ -104,7 +104,7 @@ def summarise_regions(
     return regions.drop_vars(_AGAINST_OTHERS).assign_attrs(attrs, simulated=int(recording.simulated))
 
 
-@_styled
+@styled
 def plot_regions(roi_scores: xr.Dataset, model: str) -> Figure:
     """Draw the mean correlation of every region, open where it is not significant, beside the share of its units.
 
@@ -133,25 +133,25 @@ def plot_regions(roi_scores: xr.Dataset, model: str) -> Figure:
     check_option("model", model, [str(name) for name in roi_scores.model.values])
     table = roi_scores.sel(model=model)
     n_rois = table.sizes["roi"]
-    figure = Figure(figsize=(_WIDTH, 1.1 + 0.26 * n_rois))
+    figure = Figure(figsize=(WIDTH, 1.1 + 0.26 * n_rois))
     axes = figure.add_subplot()
     low, high = table["correlation_ci"].transpose("bound", "roi").values
     q = table["p_fdr"].values  # NaN for "all", which stands without a verdict
-    colours = np.where(q < SIGNIFICANT, _MODELS[0], _MUTED)
+    colours = np.where(q < SIGNIFICANT, MODEL_COLOURS[0], MUTED)
     axes.hlines(np.arange(n_rois), low, high, color=colours, lw=1.6)
     for row in range(n_rois):
-        face = _PAPER if q[row] >= SIGNIFICANT else colours[row]
+        face = PAPER if q[row] >= SIGNIFICANT else colours[row]
         axes.plot(table["correlation"].values[row], row, "o", color=colours[row], mfc=face, ms=5.5, mew=1.3)
         share = table["share_significant"].values[row]
         text = "" if np.isnan(share) else f"{100 * share:.0f} % of {int(table.n_units.values[row])}"
         axes.annotate(
             text, (1, row), (5, 0), xycoords=("axes fraction", "data"), textcoords="offset points",
-            va="center", size=8.5, color=_MUTED, annotation_clip=False,
+            va="center", size=8.5, color=MUTED, annotation_clip=False,
         )  # fmt: skip
-    axes.axvline(0, color=_INK, lw=0.8)
-    _label_rows(axes, [str(roi) for roi in table.roi.values])
+    axes.axvline(0, color=INK, lw=0.8)
+    label_rows(axes, [str(roi) for roi in table.roi.values])
     axes.set_xlabel("Correlation r")
     axes.set_title(
-        "orange: q < .05 over regions, open: not\nright: units with q < .05", loc="left", size=9, color=_MUTED
+        "orange: q < .05 over regions, open: not\nright: units with q < .05", loc="left", size=9, color=MUTED
     )
     return figure

@@ -17,7 +17,7 @@ import numpy as np
 
 from neuroattn import __version__
 from neuroattn._references import REFERENCES, Reference
-from neuroattn.analyses.figures import THEME
+from neuroattn.analyses.style import THEME
 from neuroattn.results import replacing
 
 #: Of a chart that shows values as they are.
@@ -35,7 +35,7 @@ class Paragraph:
 
 @dataclass(frozen=True)
 class Chart:
-    """An SVG from :func:`neuroattn.analyses.figures.to_svg` with a title and what it shows.
+    """An SVG from :func:`neuroattn.analyses.style.to_svg` with a title and what it shows.
 
     ``intervals`` ends the caption: what the intervals are and what was resampled, or :data:`NO_INTERVALS`.
     """

@@ -17,7 +17,8 @@ from torch import Tensor
 
 from neuroattn._checks import check_range, check_seed, check_shape
 from neuroattn.analyses.dots import Dots, draw_dots
-from neuroattn.analyses.figures import _WIDTH, _styled, query_names
+from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.style import WIDTH, styled
 from neuroattn.analyses.token_masking import _N_SHUFFLES, _other_rows
 from neuroattn.encoding import BrainEncoder
 from neuroattn.encoding.network_encoders import query_masks, resolve_device
@@ -433,7 +434,7 @@ def _masked_means(
     return np.concatenate(parts)
 
 
-@_styled
+@styled
 def plot_map_saliency(result: xr.Dataset) -> Figure:
     """Draw how far maps agree with saliency, and what the first tokens of either bring back of a prediction.
 
@@ -460,7 +461,7 @@ def plot_map_saliency(result: xr.Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(1.7 * _WIDTH, 1.3 + 0.3 * result.sizes["query"]))
+    figure = Figure(figsize=(1.7 * WIDTH, 1.3 + 0.3 * result.sizes["query"]))
     left, right = figure.subplots(1, 2, sharey=True)
     names = query_names(result["completeness_error"])
     agreement = result.sel(statistic="spearman", head="mean")

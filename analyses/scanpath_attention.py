@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from neuroattn._checks import check_seed
-from neuroattn.analyses.figures import _INK, _MARKERS, _MODELS, _MUTED, _WIDTH, _label_rows, _styled
+from neuroattn.analyses.style import INK, MARKERS, MODEL_COLOURS, MUTED, WIDTH, label_rows, styled
 from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.metrics import auc, crossed_bootstrap, nss
 from neuroattn.results import Scanpath, provenance
@@ -377,7 +377,7 @@ def _score(values: Floats, place: int) -> tuple[float, float]:
     return nss(flat, at), auc(flat, at, kind="judd")
 
 
-@_styled
+@styled
 def plot_attention_shifts(result: xr.Dataset) -> Figure:
     """Draw how well shifts and their controls tell the next fixation.
 
@@ -403,26 +403,26 @@ def plot_attention_shifts(result: xr.Dataset) -> Figure:
 
     names = [str(name) for name in result["map"].values]
     y = np.arange(len(names))
-    figure = Figure(figsize=(_WIDTH, 0.8 + 0.3 * len(names)))
+    figure = Figure(figsize=(WIDTH, 0.8 + 0.3 * len(names)))
     panels = figure.subplots(1, 2, sharey=True)
     for axes, metric, chance in zip(panels, ("NSS", "AUC"), (0.0, 0.5), strict=True):
         table = result.sel(metric=metric)
         score = table["score"].transpose("map", ...).values.reshape(len(names), -1)
         bounds = table["score_interval"].transpose("bound", "map", ...).values.reshape(2, len(names), -1)
-        axes.axvline(chance, color=_MUTED, lw=0.7)
+        axes.axvline(chance, color=MUTED, lw=0.7)
         for row in y:
-            colour = _MODELS[0] if names[row] == "shift" else _MODELS[1]
+            colour = MODEL_COLOURS[0] if names[row] == "shift" else MODEL_COLOURS[1]
             if score.shape[1] == 1:
                 axes.hlines(row, *bounds[:, row, 0], color=colour, lw=1.6)
             several = score.shape[1] > 1
             at = np.full(score.shape[1], row)
-            axes.plot(score[row], at, _MARKERS[0], color=colour, ms=5, mew=0, alpha=0.5 if several else 1)
-        _label_rows(axes, names)
+            axes.plot(score[row], at, MARKERS[0], color=colour, ms=5, mew=0, alpha=0.5 if several else 1)
+        label_rows(axes, names)
         axes.set_xlabel(metric)
     return figure
 
 
-@_styled
+@styled
 def plot_decoder_profile(profile: xr.Dataset) -> Figure:
     """Draw what each head remembers of a path beyond uniform attention, by lag and by position.
 
@@ -449,23 +449,25 @@ def plot_decoder_profile(profile: xr.Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 2.6))
+    figure = Figure(figsize=(WIDTH, 2.6))
     panels = figure.subplots(1, 2, sharey=True)
     labels = {"lag": "Fixations ago", "position": "Fixation (0: the start)"}
     place = np.arange(profile.sizes["place"])
     for axes, order in zip(panels, labels, strict=True):
         table = profile.sel(order=order)
-        axes.axhline(0, color=_MUTED, lw=0.7)
+        axes.axhline(0, color=MUTED, lw=0.7)
         for layer, heads in enumerate(table["excess"].transpose("layer", "head", "place").values):
-            lines = axes.plot(place, heads.T, "-", color=_MODELS[layer % len(_MODELS)], lw=1, alpha=0.8)
+            lines = axes.plot(
+                place, heads.T, "-", color=MODEL_COLOURS[layer % len(MODEL_COLOURS)], lw=1, alpha=0.8
+            )
             lines[0].set_label(f"layer {layer + 1}")
         low, high = table["rollout_excess_interval"].transpose("bound", "place").values
-        axes.fill_between(place, low, high, color=_INK, alpha=0.15, lw=0)
-        axes.plot(place, table["rollout_excess"].values, "-", color=_INK, lw=1.8, label="rollout")
+        axes.fill_between(place, low, high, color=INK, alpha=0.15, lw=0)
+        axes.plot(place, table["rollout_excess"].values, "-", color=INK, lw=1.8, label="rollout")
         axes.grid(axis="y")
         axes.set_xlabel(labels[order])
         axes.xaxis.get_major_locator().set_params(integer=True)
-        axes.tick_params(axis="y", labelcolor=_MUTED)
+        axes.tick_params(axis="y", labelcolor=MUTED)
     panels[0].set_ylabel("Weight beyond uniform")
     handles, names = panels[0].get_legend_handles_labels()
     figure.legend(

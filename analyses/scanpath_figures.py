@@ -11,18 +11,18 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from neuroattn._checks import check_range
-from neuroattn.analyses.figures import (
-    _INK,
-    _MARKERS,
-    _MODELS,
-    _MUTED,
-    _PAPER,
-    _RULE,
-    _WIDTH,
-    _finish_bar,
-    _styled,
-)
 from neuroattn.analyses.scanpath_study import MEMORY_FULL, PEOPLE
+from neuroattn.analyses.style import (
+    INK,
+    MARKERS,
+    MODEL_COLOURS,
+    MUTED,
+    PAPER,
+    RULE,
+    WIDTH,
+    finish_bar,
+    styled,
+)
 from neuroattn.datasets import ObjectScene
 from neuroattn.results import Scanpath
 
@@ -36,7 +36,7 @@ Paths = Scanpath | Sequence[Scanpath] | Mapping[str, Sequence[Scanpath]]
 N_NUMBERED = 3  # paths of a panel that are drawn with their order
 
 
-@_styled
+@styled
 def plot_scanpath(scene: ObjectScene, paths: Paths) -> Figure:
     """Draw scanpaths over their scene: order, durations, and groups side by side.
 
@@ -71,25 +71,32 @@ def plot_scanpath(scene: ObjectScene, paths: Paths) -> Figure:
     for axes, (name, some) in zip(panels, groups.items(), strict=True):
         _show_scene(axes, scene)
         if len(some) > N_NUMBERED:
-            style: dict[str, Any] = {"color": _MODELS[1], "alpha": max(0.05, min(0.6, 6 / len(some)))}
+            style: dict[str, Any] = {"color": MODEL_COLOURS[1], "alpha": max(0.05, min(0.6, 6 / len(some)))}
             for path in some:
                 axes.plot(path.x, path.y, "-o", lw=1, ms=2.5, mew=0, zorder=3, **style)
         elif sum(map(len, some)):
             for i, (path, (x, y)) in enumerate(zip(some, _apart(scene, some), strict=True)):
-                axes.plot(x, y, "-", color=_MODELS[i], lw=1.6, zorder=3)
+                axes.plot(x, y, "-", color=MODEL_COLOURS[i], lw=1.6, zorder=3)
                 axes.scatter(
-                    x, y, _areas(path), color=_MODELS[i], edgecolors=_PAPER, lw=0.8, zorder=4, clip_on=False
+                    x,
+                    y,
+                    _areas(path),
+                    color=MODEL_COLOURS[i],
+                    edgecolors=PAPER,
+                    lw=0.8,
+                    zorder=4,
+                    clip_on=False,
                 )
                 start = int(path.first_fixation == "free")
                 for number, at in enumerate(zip(x, y, strict=True), start=start):
-                    axes.text(*at, str(number), color=_PAPER, size=8, ha="center", va="center", zorder=5)
+                    axes.text(*at, str(number), color=PAPER, size=8, ha="center", va="center", zorder=5)
         if name:
             axes.set_title(name, loc="left")
         _frame(axes, scene, some)
     return figure
 
 
-@_styled
+@styled
 def plot_fixation_density(scene: ObjectScene, paths: Paths, *, sigma: float | None = None) -> Figure:
     """Draw where fixations fall, smoothed, over the scene.
 
@@ -137,11 +144,11 @@ def plot_fixation_density(scene: ObjectScene, paths: Paths, *, sigma: float | No
             axes.set_title(name, loc="left")
         _frame(axes, scene, [])
     bar = figure.colorbar(drawn, ax=panels, shrink=0.7)  # type: ignore[arg-type]
-    _finish_bar(bar, f"Times uniform, σ {sigma:.0f} px")
+    finish_bar(bar, f"Times uniform, σ {sigma:.0f} px")
     return figure
 
 
-@_styled
+@styled
 def plot_transitions(scene: ObjectScene, paths: Paths, *, at_least: float = 0.05) -> Figure:
     """Draw the graph of transitions between the objects of a scene.
 
@@ -191,14 +198,14 @@ def plot_transitions(scene: ObjectScene, paths: Paths, *, at_least: float = 0.05
                 shrinkA=6,
                 shrinkB=6,
                 lw=0.4 + 3 * p,
-                color=_MODELS[1],
+                color=MODEL_COLOURS[1],
                 alpha=0.35 + 0.6 * p,
                 zorder=3,
             )
             axes.add_patch(arrow)
         share = visits / max(visits.sum(), 1)
         axes.scatter(
-            scene.x, scene.y, 20 + 700 * share, color=_MODELS[0], edgecolors=_PAPER, lw=0.8, zorder=4
+            scene.x, scene.y, 20 + 700 * share, color=MODEL_COLOURS[0], edgecolors=PAPER, lw=0.8, zorder=4
         )
         if name:
             axes.set_title(name, loc="left")
@@ -206,7 +213,7 @@ def plot_transitions(scene: ObjectScene, paths: Paths, *, at_least: float = 0.05
     return figure
 
 
-@_styled
+@styled
 def plot_found_curve(comparison: xr.Dataset) -> Figure:
     """Draw the share of searches that have found their target, by the number of saccades.
 
@@ -241,17 +248,19 @@ def plot_found_curve(comparison: xr.Dataset) -> Figure:
         raise ValueError("comparison must have found, got none: its scenes have no targets")
     sources = [str(name) for name in comparison.source.values]
     known: dict[str, dict[str, Any]] = {
-        PEOPLE: {"color": _INK, "lw": 2},
-        MEMORY_FULL: {"color": _MUTED, "ls": ":"},
+        PEOPLE: {"color": INK, "lw": 2},
+        MEMORY_FULL: {"color": MUTED, "ls": ":"},
     }
     models = [name for name in sources if name not in known]
-    figure = Figure(figsize=(_WIDTH, 3.4))
+    figure = Figure(figsize=(WIDTH, 3.4))
     axes = figure.add_subplot()
-    axes.tick_params(axis="y", labelcolor=_MUTED)
+    axes.tick_params(axis="y", labelcolor=MUTED)
     for name in sources:
         one = comparison.sel(source=name)
         i = models.index(name) if name in models else 0
-        style = known.get(name, {"color": _MODELS[i % len(_MODELS)], "marker": _MARKERS[i % len(_MARKERS)]})
+        style = known.get(
+            name, {"color": MODEL_COLOURS[i % len(MODEL_COLOURS)], "marker": MARKERS[i % len(MARKERS)]}
+        )
         low, high = (one.found_interval.sel(bound=bound).values for bound in ("low", "high"))
         axes.fill_between(one.saccade.values, low, high, color=style["color"], alpha=0.15, lw=0)
         axes.plot(one.saccade.values, one.found.values, ms=4, mew=0, label=name, **style)
@@ -308,10 +317,10 @@ def _groups(scene: ObjectScene, paths: Paths) -> dict[str, list[Scanpath]]:
 def _panels(scene: ObjectScene, names: list[str]) -> tuple[Figure, list[Axes]]:
     from matplotlib.figure import Figure
 
-    height = _WIDTH * scene.size[1] / scene.size[0] + 0.3 * any(names)
+    height = WIDTH * scene.size[1] / scene.size[0] + 0.3 * any(names)
     columns = min(len(names), 3)
     rows = -(-len(names) // columns)
-    figure = Figure(figsize=(_WIDTH * columns, min(height, 2 * _WIDTH) * rows))
+    figure = Figure(figsize=(WIDTH * columns, min(height, 2 * WIDTH) * rows))
     grid = figure.subplots(rows, columns, squeeze=False).ravel().tolist()
     for axes in grid[len(names) :]:
         axes.remove()
@@ -326,7 +335,7 @@ def _show_scene(axes: Axes, scene: ObjectScene) -> None:
         axes.imshow(scene.pixels(), extent=(0, width, height, 0), alpha=0.55, zorder=0)
     elif scene.labels is not None:
         for x, y, label in zip(*scene.boxes[:, :2].T, scene.labels, strict=True):
-            axes.text(x, y, f" {label}", color=_MUTED, size=7, va="top", zorder=2)
+            axes.text(x, y, f" {label}", color=MUTED, size=7, va="top", zorder=2)
     for box, matches in zip(scene.boxes, scene.matches_target, strict=True):
         axes.add_patch(
             Rectangle(
@@ -334,7 +343,7 @@ def _show_scene(axes: Axes, scene: ObjectScene) -> None:
                 box[2],
                 box[3],
                 fill=False,
-                ec=_INK if matches else _MUTED,
+                ec=INK if matches else MUTED,
                 lw=1.8 if matches else 0.7,
                 zorder=2,
             )
@@ -346,9 +355,7 @@ def _frame(axes: Axes, scene: ObjectScene, paths: Sequence[Scanpath]) -> None:
     x = np.concatenate([[0, width], *(path.x for path in paths)])
     y = np.concatenate([[0, height], *(path.y for path in paths)])
     axes.set(xlim=(x.min(), x.max()), ylim=(y.max(), y.min()), aspect="equal", xticks=[], yticks=[])
-    axes.plot(
-        [0, width, width, 0, 0], [0, 0, height, height, 0], color=_RULE, lw=0.9, zorder=1, clip_on=False
-    )
+    axes.plot([0, width, width, 0, 0], [0, 0, height, height, 0], color=RULE, lw=0.9, zorder=1, clip_on=False)
     for spine in axes.spines.values():
         spine.set_visible(False)
 

@@ -11,7 +11,6 @@ import numpy as np
 import xarray as xr
 from scipy import stats
 
-from neuroattn.analyses.figures import to_svg
 from neuroattn.analyses.report import (
     NO_INTERVALS,
     Block,
@@ -35,6 +34,7 @@ from neuroattn.analyses.report import (
 )
 from neuroattn.analyses.scanpath_figures import plot_found_curve, plot_scanpath, plot_transitions
 from neuroattn.analyses.scanpath_study import ANCHORS, MEMORY_FULL, PEOPLE
+from neuroattn.analyses.style import to_svg
 from neuroattn.datasets import ObjectScene, ScanpathDataset
 from neuroattn.results import Scanpath
 from neuroattn.scanpath import ScanpathModel, sampled_scanpaths

@@ -8,16 +8,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from neuroattn.analyses.figures import (
-    _INK,
-    _MARKERS,
-    _MODELS,
-    _MUTED,
-    _PAPER,
-    _RULE,
-    _WIDTH,
-    _label_rows,
-    _styled,
+from neuroattn.analyses.style import (
+    INK,
+    MARKERS,
+    MODEL_COLOURS,
+    MUTED,
+    PAPER,
+    RULE,
+    WIDTH,
+    label_rows,
+    styled,
 )
 from neuroattn.results import Scanpath
 from neuroattn.search import EccNet, Experiment, SearchTrial
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 N_MAPS = 6  # that are drawn of one search
 
 
-@_styled
+@styled
 def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
     """Draw a search: the image with its fixations, the target, and the maps from which saccades were chosen.
 
@@ -60,18 +60,18 @@ def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
     rows = -(-len(maps) // 3)
     tall = min(height / width, 1.5)
     figure = Figure(
-        figsize=(_WIDTH, 0.6 + _WIDTH * (0.62 + 0.32 * rows) * tall + 0.3 * rows), layout="constrained"
+        figsize=(WIDTH, 0.6 + WIDTH * (0.62 + 0.32 * rows) * tall + 0.3 * rows), layout="constrained"
     )
     grid = figure.add_gridspec(1 + rows, 3, height_ratios=[2] + [1] * rows)
     image = figure.add_subplot(grid[0, :2])
     image.imshow(trial.image)
     if trial.target_mask is not None:
-        image.contour(trial.target_mask, [0.5], colors=_MODELS[1], linewidths=1)
-    image.plot(path.x, path.y, "-", color=_MODELS[0], lw=1)
+        image.contour(trial.target_mask, [0.5], colors=MODEL_COLOURS[1], linewidths=1)
+    image.plot(path.x, path.y, "-", color=MODEL_COLOURS[0], lw=1)
     for i, (x, y) in enumerate(zip(path.x, path.y, strict=True)):
         image.text(
             x, y, str(i), color="white", fontsize=8.5, ha="center", va="center",
-            bbox={"boxstyle": "circle,pad=0.2", "fc": _MODELS[0], "ec": "white", "lw": 0.6},
+            bbox={"boxstyle": "circle,pad=0.2", "fc": MODEL_COLOURS[0], "ec": "white", "lw": 0.6},
         )  # fmt: skip
     outcome = {True: "found", False: "not found", None: "target place unknown"}[path.found]
     saccades = f"{path.n_saccades} saccade{'' if path.n_saccades == 1 else 's'}"
@@ -86,18 +86,18 @@ def plot_search(model: EccNet, trial: SearchTrial, path: Scanpath) -> Figure:
         axes = figure.add_subplot(grid[1 + i // 3, i % 3])
         extent = (x - half - 0.5, x + half - 0.5, y + half - 0.5, y - half - 0.5)
         axes.imshow(one, cmap="gray", interpolation="nearest", extent=extent)
-        axes.set_title(f"map {i}", loc="left", color=_INK)
-        axes.plot(x, y, "+", color=_MODELS[0], ms=9, mew=1.4)
+        axes.set_title(f"map {i}", loc="left", color=INK)
+        axes.plot(x, y, "+", color=MODEL_COLOURS[0], ms=9, mew=1.4)
         shown.append(axes)
     for axes in shown:
         axes.set(xlim=(-0.5, width - 0.5), ylim=(height - 0.5, -0.5))
     for axes in (*shown, target):
         axes.set(xticks=[], yticks=[])
-        axes.spines[:].set(visible=True, color=_MUTED)
+        axes.spines[:].set(visible=True, color=MUTED)
     return figure
 
 
-@_styled
+@styled
 def plot_displays(experiments: Sequence[Experiment]) -> Figure:
     """Draw the first display of every condition and set size, with the target's cell outlined.
 
@@ -121,7 +121,7 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
     if not experiments:
         raise ValueError("experiments must hold at least one, got none")
     columns = max(len(experiment.set_sizes) for experiment in experiments)
-    tile = _WIDTH / min(columns, 3)
+    tile = WIDTH / min(columns, 3)
     figure = Figure(figsize=(tile * columns, (tile + 0.2) * 2 * len(experiments)))
     grid = figure.add_gridspec(2 * len(experiments), columns)
     for e, experiment in enumerate(experiments):
@@ -135,17 +135,17 @@ def plot_displays(experiments: Sequence[Experiment]) -> Figure:
                 height, width = experiment.cell_px
                 corner = column * width - 0.5, row * height - 0.5
                 axes.add_patch(
-                    Rectangle(corner, width, height, fill=False, ec=_MODELS[0], lw=1, clip_on=False)
+                    Rectangle(corner, width, height, fill=False, ec=MODEL_COLOURS[0], lw=1, clip_on=False)
                 )
                 axes.set(xticks=[], yticks=[])
-                axes.spines[:].set(visible=True, color=_RULE)
+                axes.spines[:].set(visible=True, color=RULE)
                 axes.set_title(f"{set_size} items", loc="left", fontsize=8.5, pad=3)
                 if s == 0:
                     axes.set_ylabel(condition.name, fontsize=8.5)
     return figure
 
 
-@_styled
+@styled
 def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: str = "cap") -> Figure:
     """Draw the saccades of a model by set size, and the reaction times of people beside them, for each experiment.
 
@@ -178,7 +178,7 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
     n = result.sizes["experiment"]
     columns = min(n, 3)
     rows = -(-n // columns)
-    figure = Figure(figsize=(_WIDTH * columns, 4.2 * rows))
+    figure = Figure(figsize=(WIDTH * columns, 4.2 * rows))
     grid = figure.add_gridspec(2 * rows, columns)
     for i in range(n):
         row, column = divmod(i, columns)
@@ -186,7 +186,7 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
         part = table.isel(experiment=i)
         for r, role in enumerate(part.role.values):
             line = part.sel(role=role).dropna("set_size", subset=["n_trials"])
-            colour, marker = _MODELS[r], _MARKERS[r]
+            colour, marker = MODEL_COLOURS[r], MARKERS[r]
             style: dict[str, Any] = {"color": colour, "marker": marker, "ms": 4.5, "mew": 0, "lw": 1.4}
             slope = f"{float(line.slope):.2f} per item" if np.isfinite(line.slope) else "no slope"
             own.errorbar(
@@ -205,13 +205,13 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
         own.set_title(f"{title}: {part.model.item()}", loc="left")
         own.set_ylabel("Saccades")
         people.set_ylabel("Reaction time (ms)")
-        people.set_title("people (read off figures, no errors)", loc="left", color=_MUTED)
+        people.set_title("people (read off figures, no errors)", loc="left", color=MUTED)
         if not people.lines:
-            people.text(0.5, 0.5, "none published", transform=people.transAxes, ha="center", color=_MUTED)
+            people.text(0.5, 0.5, "none published", transform=people.transAxes, ha="center", color=MUTED)
             people.set(xticks=[], yticks=[])
         for axes in (own, people):
             axes.grid(axis="y")
-            axes.tick_params(axis="y", labelcolor=_MUTED)
+            axes.tick_params(axis="y", labelcolor=MUTED)
             if axes.lines:
                 axes.set_xticks(line.set_size.values)
                 axes.legend(loc="upper left", fontsize=9, handlelength=1.6)
@@ -222,7 +222,7 @@ def plot_search_times(result: xr.Dataset, model: str | None = None, *, unfound: 
     return figure
 
 
-@_styled
+@styled
 def plot_asymmetry(result: xr.Dataset, *, unfound: str = "cap") -> Figure:
     """Draw the asymmetry index of every model and control beside that of people, for each experiment.
 
@@ -255,26 +255,26 @@ def plot_asymmetry(result: xr.Dataset, *, unfound: str = "cap") -> Figure:
     step = 0.8 / max(len(models), 3)
     centre = np.arange(len(experiments))
     height = 1.2 + max(0.5, 0.17 * len(models)) * len(experiments) + 0.2 * -(-(len(models) + 1) // 2)
-    figure = Figure(figsize=(_WIDTH, height))
+    figure = Figure(figsize=(WIDTH, height))
     axes = figure.add_subplot()
     for row in centre[1::2]:
-        axes.axhspan(row - 0.5, row + 0.5, color=_RULE, alpha=0.35, lw=0)
-    axes.axvline(0, color=_MUTED, lw=0.7)
+        axes.axhspan(row - 0.5, row + 0.5, color=RULE, alpha=0.35, lw=0)
+    axes.axvline(0, color=MUTED, lw=0.7)
     for i, name in enumerate(models):
         part = table.sel(model=name)
         y = centre + (i - (len(models) - 1) / 2) * step
-        colour, marker = _MODELS[i % len(_MODELS)], _MARKERS[i % len(_MARKERS)]
+        colour, marker = MODEL_COLOURS[i % len(MODEL_COLOURS)], MARKERS[i % len(MARKERS)]
         low, high = part.index_ci.transpose("bound", "experiment").values
         axes.hlines(y, low, high, color=colour, lw=1.4)
-        face = colour if part.kind == "model" else _PAPER
+        face = colour if part.kind == "model" else PAPER
         axes.plot(part["index"].values, y, marker, color=colour, mfc=face, ms=5, mew=1.2, label=str(name))
         for at, claim, saturated in zip(y, part.claim.values, part.saturated.values, strict=True):
             note = ("★ " if claim else "") + ("sat." if saturated else "")
             axes.text(1.06, at, note, color=colour, fontsize=8.5, va="center")
     known = table.human_index.notnull().values
-    axes.vlines(table.human_index.values[known], centre[known] - 0.45, centre[known] + 0.45, color=_INK, lw=1)
-    axes.plot(table.human_index.values[known], centre[known], "d", color=_INK, ms=5, label="people")
-    _label_rows(axes, [str(name).replace("_", ",\n") for name in experiments])
+    axes.vlines(table.human_index.values[known], centre[known] - 0.45, centre[known] + 0.45, color=INK, lw=1)
+    axes.plot(table.human_index.values[known], centre[known], "d", color=INK, ms=5, label="people")
+    label_rows(axes, [str(name).replace("_", ",\n") for name in experiments])
     axes.set(xlabel="Asymmetry index", xlim=(-1.08, 1.3), xticks=[-1, -0.5, 0, 0.5, 1])
     figure.legend(loc="outside upper left", ncols=2, handletextpad=0.2, columnspacing=1.2, borderaxespad=0)
     return figure

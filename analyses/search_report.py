@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from neuroattn.analyses.figures import to_svg
 from neuroattn.analyses.report import (
     NO_INTERVALS,
     Block,
@@ -38,6 +37,7 @@ from neuroattn.analyses.search_figures import (
     plot_search,
     plot_search_times,
 )
+from neuroattn.analyses.style import to_svg
 from neuroattn.results import Scanpath
 from neuroattn.search import EccNet, Experiment, SearchTrial
 from neuroattn.search.running import describe_model

@@ -24,16 +24,8 @@ from neuroattn.analyses.backbone_attention import (
     prepare,
     token_coords,
 )
-from neuroattn.analyses.figures import (
-    _INK,
-    _MODELS,
-    _MUTED,
-    _RULE,
-    _WIDTH,
-    _label_rows,
-    _styled,
-    query_names,
-)
+from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.style import INK, MODEL_COLOURS, MUTED, RULE, WIDTH, label_rows, styled
 from neuroattn.analyses.token_masking import _other_rows
 from neuroattn.encoding import BrainEncoder
 from neuroattn.encoding.network_encoders import query_masks
@@ -369,7 +361,7 @@ def hidden_tokens(network: AttentionNetwork, hidden: Bools) -> Iterator[None]:
             handle.remove()
 
 
-@_styled
+@styled
 def plot_backbone_sinks(result: xr.Dataset) -> Figure:
     """Draw the attention that each sink of a backbone draws, block by block, above that of all other tokens.
 
@@ -393,13 +385,13 @@ def plot_backbone_sinks(result: xr.Dataset) -> Figure:
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(_WIDTH, 3.0))
+    figure = Figure(figsize=(WIDTH, 3.0))
     axes = figure.add_subplot()
     block = np.arange(result.sizes["layer"])
     other = np.setdiff1d(np.arange(result.sizes["token"]), result.place)
     quiet = result.incoming.isel(token=other)
-    axes.fill_between(block, quiet.min("token"), quiet.max("token"), color=_RULE, lw=0, label="other tokens")
-    styles = {"primary": _MODELS[0], "secondary": _MODELS[1]}
+    axes.fill_between(block, quiet.min("token"), quiet.max("token"), color=RULE, lw=0, label="other tokens")
+    styles = {"primary": MODEL_COLOURS[0], "secondary": MODEL_COLOURS[1]}
     labelled: set[str] = set()
     for i in range(result.sizes["sink"]):
         sink = result.isel(sink=i)
@@ -422,9 +414,9 @@ def plot_backbone_sinks(result: xr.Dataset) -> Figure:
                 textcoords="offset points",
                 size=8.5,
                 ha="center",
-                color=_INK,
+                color=INK,
             )
-    axes.axhline(1, color=_MUTED, lw=0.7)
+    axes.axhline(1, color=MUTED, lw=0.7)
     axes.set_yscale("log")
     axes.grid(axis="y")
     axes.margins(x=0.06, y=0.12)
@@ -433,7 +425,7 @@ def plot_backbone_sinks(result: xr.Dataset) -> Figure:
     return figure
 
 
-@_styled
+@styled
 def plot_attention_sinks(result: xr.Dataset) -> Figure:
     """Draw the share of each region's map on outlier tokens, and the change of its correlation without them.
 
@@ -458,13 +450,13 @@ def plot_attention_sinks(result: xr.Dataset) -> Figure:
     from matplotlib.figure import Figure
 
     names = query_names(result.correlation)
-    figure = Figure(figsize=(1.15 * _WIDTH, 1.2 + 0.3 * len(names)))
+    figure = Figure(figsize=(1.15 * WIDTH, 1.2 + 0.3 * len(names)))
     left, right = figure.subplots(1, 2, sharey=True)
     row = np.arange(len(names))
     looks = {
-        "outliers": ("outlier tokens", _MODELS[0], "o"),
-        "shuffled": ("those of another image", _MUTED, "D"),
-        "random": ("random tokens", _MODELS[1], "s"),
+        "outliers": ("outlier tokens", MODEL_COLOURS[0], "o"),
+        "shuffled": ("those of another image", MUTED, "D"),
+        "random": ("random tokens", MODEL_COLOURS[1], "s"),
     }
     for axes, name in ((left, "share"), (right, "change")):
         for i, (mask, (label, colour, marker)) in enumerate(looks.items()):
@@ -473,9 +465,9 @@ def plot_attention_sinks(result: xr.Dataset) -> Figure:
                 place, *one[f"{name}_interval"].transpose("bound", "query").values, color=colour, lw=1.4
             )
             axes.plot(one[name], place, marker, color=colour, ms=4.5, mew=0, label=label)
-    left.axvline(float(result.area), color=_MUTED, lw=0.9)
-    right.axvline(0, color=_MUTED, lw=0.7)
-    _label_rows(left, names)
+    left.axvline(float(result.area), color=MUTED, lw=0.9)
+    right.axvline(0, color=MUTED, lw=0.7)
+    label_rows(left, names)
     right.grid(axis="x")
     right.tick_params(axis="y", length=0)
     left.set_xlim(left=0)

@@ -15,8 +15,8 @@ from sklearn.base import clone
 from neuroattn._checks import check_range, check_seed
 from neuroattn.analyses.dots import Dots, draw_dots
 from neuroattn.analyses.encoder_study import default_split
-from neuroattn.analyses.figures import _WIDTH, _styled
 from neuroattn.analyses.scores import roi_means, with_all_units
+from neuroattn.analyses.style import WIDTH, styled
 from neuroattn.datasets import Fold, Recording, split_stimuli
 from neuroattn.encoding import BandedRidgeEncoder
 from neuroattn.metrics import roi_summary, variance_partitioning
@@ -176,7 +176,7 @@ def _predict(
     return np.concatenate(predicted)
 
 
-@_styled
+@styled
 def plot_variance(result: xr.Dataset) -> Figure:
     """Draw the unique and shared parts of every region, with controls and what noise leaves to explain.
 
@@ -202,7 +202,7 @@ def plot_variance(result: xr.Dataset) -> Figure:
     from matplotlib.figure import Figure
 
     parts, spaces = ([str(name) for name in result[dim].values] for dim in ("part", "space"))
-    figure = Figure(figsize=(_WIDTH, 1.4 + (0.2 + 0.07 * len(parts)) * result.sizes["roi"]))
+    figure = Figure(figsize=(WIDTH, 1.4 + (0.2 + 0.07 * len(parts)) * result.sizes["roi"]))
     axes = figure.add_subplot()
     series = []
     for i, part in enumerate(parts):

@@ -8,6 +8,7 @@ import pytest
 import xarray as xr
 
 from neuroattn.analyses import figures
+from neuroattn.analyses.style import THEME, to_svg
 
 ROIS = ["all", "V1", "FFA", "gap"]
 
@@ -77,7 +78,7 @@ def test_differences_are_sorted_with_all_first_and_coloured_by_the_winner():
     # Each row in the colour of the model that wins it, hollow grey where none does.
     neither, attention, ridge = axes.lines[:3]
     np.testing.assert_allclose([line.get_xdata()[0] for line in axes.lines[:3]], [0.05, 0.2, -0.1])
-    theme = {role: light for role, (light, _) in figures.THEME.items()}
+    theme = {role: light for role, (light, _) in THEME.items()}
     assert attention.get_markerfacecolor() == theme["model-0"]
     assert ridge.get_markerfacecolor() == theme["model-1"]
     assert neither.get_markerfacecolor() == theme["paper"]
@@ -154,22 +155,22 @@ def test_outlines_are_drawn_only_where_given():
 
 def test_constant_attention_can_be_drawn():
     attention = make_attention() * 0 + 1 / 36
-    figures.to_svg(figures.plot_attention(attention, images=np.zeros((3, 12, 12, 3), np.uint8)), "flat")
-    figures.to_svg(figures.plot_attention(attention), "flat without images")
+    to_svg(figures.plot_attention(attention, images=np.zeros((3, 12, 12, 3), np.uint8)), "flat")
+    to_svg(figures.plot_attention(attention), "flat without images")
 
 
 def test_caller_keeps_its_settings():
     before = dict(matplotlib.rcParams)
-    figures.to_svg(figures.plot_roi_scores(make_scores()), "dots")
+    to_svg(figures.plot_roi_scores(make_scores()), "dots")
     assert dict(matplotlib.rcParams) == before
 
 
 def test_svg_is_inline_and_follows_the_theme():
-    svg = figures.to_svg(figures.plot_roi_scores(make_scores()), 'dots "of" <regions>')
+    svg = to_svg(figures.plot_roi_scores(make_scores()), 'dots "of" <regions>')
     assert svg.startswith("<svg")
     assert svg.endswith("</svg>")
     assert 'aria-label="dots &quot;of&quot; &lt;regions&gt;"' in svg
-    for light, _ in figures.THEME.values():
+    for light, _ in THEME.values():
         assert light not in svg
     assert {"var(--ink)", "var(--muted)", "var(--model-0)"} <= set(re.findall(r"var\(--[\w-]+\)", svg))
     assert not re.search(r"<metadata|<style|<!--|\bheight=\"[\d.]+pt", svg)
@@ -177,18 +178,18 @@ def test_svg_is_inline_and_follows_the_theme():
 
 
 def test_svg_is_the_same_every_time():
-    one, two = (figures.to_svg(figures.plot_roi_scores(make_scores()), "dots") for _ in range(2))
+    one, two = (to_svg(figures.plot_roi_scores(make_scores()), "dots") for _ in range(2))
     assert one == two
 
 
 def test_theme_colours_differ():
-    light = [light for light, _ in figures.THEME.values()]
+    light = [light for light, _ in THEME.values()]
     assert len(set(light)) == len(light)
 
 
 def test_names_are_text_never_mathematics():
     scores = make_scores().assign_coords(roi=["all", "$V_1$ <b>", "x" * 40, "gap"])
-    svg = figures.to_svg(figures.plot_roi_scores(scores), "hostile")
+    svg = to_svg(figures.plot_roi_scores(scores), "hostile")
     assert "$V_1$ &lt;b&gt;" in svg
     assert f"{'x' * 19}…" in svg
 

@@ -26,10 +26,10 @@ from neuroattn.analyses import (
     write_samples_report,
 )
 from neuroattn.analyses import search_asymmetry as measure_asymmetry
-from neuroattn.analyses.figures import THEME
 from neuroattn.analyses.maps_report import describe_maps
 from neuroattn.analyses.search_report import summarise_asymmetries
 from neuroattn.analyses.search_run import search_blindly
+from neuroattn.analyses.style import THEME
 from neuroattn.datasets import Recording, Trials, make_search_arrays
 from neuroattn.eeg import MotorImageryClassifier
 from neuroattn.encoding import load_backbone
