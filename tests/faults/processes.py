@@ -24,7 +24,7 @@ from neuroattn.datasets import read_images
 from neuroattn.encoding import FactorizedEncoder, FeatureStore, extract_features, features
 from neuroattn.results import label_rois
 
-MARGIN = 128 * 2**20  # what a process may take beyond what it has
+MARGIN = 176 * 2**20  # what a process may take beyond what it has
 
 
 def make_images(n=24):
