@@ -10,18 +10,17 @@ import torch
 import torch.nn.functional as F
 import xarray as xr
 from numpy.typing import NDArray
-from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from neuroattn._backbones import Backbone
 from neuroattn._checks import check_option, check_range, check_shape
+from neuroattn.analyses.reading import N_RESAMPLES
 from neuroattn.encoding import BrainEncoder
 from neuroattn.kernels import attention
 from neuroattn.metrics import crossed_bootstrap
 from neuroattn.results import provenance
 
-N_RESAMPLES = 500
 Visit = Callable[[int, Tensor, Tensor], None]
 Describe = Callable[[int, Tensor, Tensor], Tensor]
 
@@ -206,23 +205,6 @@ def covered_size(backbone: Backbone, images: NDArray[np.uint8]) -> tuple[float, 
     rows, columns = token_grid(backbone, images)
     resized, patch = backbone.preprocessing.size or (height, width), backbone.preprocessing.multiple
     return columns * patch * width / resized[1], rows * patch * height / resized[0]
-
-
-def features_of(encoder: BrainEncoder, X: Any) -> NDArray[Any]:
-    """Return the features (stimulus, channel, y, x) that a fitted encoder of one layer reads, in memory.
-
-    Examples
-    --------
-    >>> X, y = np.zeros((20, 8, 2, 2), "f4"), np.random.default_rng(0).normal(size=(20, 3))
-    >>> features_of(BrainEncoder(epochs=1).fit(X, y), X).shape
-    (20, 8, 2, 2)
-    """
-    check_is_fitted(encoder)
-    if encoder.feature_layers_ is not None:
-        raise ValueError(f"encoder must read features of one layer, got {encoder.feature_layers_}")
-    features = np.asarray(encoder._features(X)[:])
-    check_shape("X", features, "stimulus", "channel", "y", "x")
-    return features
 
 
 def shown_size(

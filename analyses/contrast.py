@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.analyses.dots import Dots, draw_dots
 from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.reading import N_SHUFFLES, other_rows
 from neuroattn.analyses.style import WIDTH, styled
-from neuroattn.analyses.token_masking import _N_SHUFFLES, _other_rows
 from neuroattn.metrics import auc, crossed_bootstrap, nss
 from neuroattn.metrics.fixation_maps import pooled
 from neuroattn.results import Scanpath, provenance
@@ -152,7 +152,7 @@ def score_maps(
         else [[one] * n_queries for one in _points_of_scanpaths(targets, n, (height, width))]
     )
     kinds = {"attention": attention, "contrast": contrastive_maps(attention, against=against)}
-    others = [_other_rows(n, rng) for _ in range(_N_SHUFFLES)]
+    others = [other_rows(n, rng) for _ in range(N_SHUFFLES)]
     middle = _centre_model(height, width)
     values = np.full((len(METRICS), len(kinds), len(SOURCES), n, n_queries), np.nan)
     for k, maps in enumerate(kinds.values()):

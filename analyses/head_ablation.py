@@ -16,12 +16,12 @@ from torch.nn import functional as F
 
 from neuroattn._checks import check_option, check_range, check_seed, check_shape
 from neuroattn.analyses.figures import query_names
-from neuroattn.analyses.heads import encoder_layers, head_names, query_coords, without_backbone
+from neuroattn.analyses.heads import encoder_layers, head_names
+from neuroattn.analyses.reading import N_RESAMPLES, query_coords, read_encoder, units_of_queries
 from neuroattn.analyses.style import INK, MODEL_COLOURS, PAPER, WIDTH, finish_bar, shortened, styled
-from neuroattn.analyses.token_masking import N_RESAMPLES, Scores, _mean_of
+from neuroattn.analyses.token_masking import Scores, mean_of
 from neuroattn.attention import CrossAttention
 from neuroattn.encoding import BrainEncoder
-from neuroattn.encoding.network_encoders import query_masks
 from neuroattn.metrics import bootstrap_correlation, pearson_r
 from neuroattn.results import provenance
 
@@ -95,7 +95,7 @@ def ablate_heads(
     >>> dict(ablate_heads(encoder, X, y, strengths=[1.0])["drop"].sizes)
     {'edit': 3, 'strength': 1, 'layer': 1, 'head': 2, 'query': 2}
     """
-    reader, features = without_backbone(encoder, X)
+    reader, features = read_encoder(encoder, X)
     check_range("number of stimuli", len(features), 2)
     measured = np.asarray(y, dtype=np.float32)
     check_shape("y", measured, len(features), reader.n_units_)
@@ -110,11 +110,9 @@ def ablate_heads(
         raise ValueError(
             "edits must leave out 'identity' for an encoder without softmax attention among tokens"
         )
-    reads, _ = query_masks(reader._membership(), reader.readout)
-    if reads is None:
-        raise ValueError(f"readout must be 'roi' or 'hemisphere' to score regions, got {reader.readout!r}")
+    reads = units_of_queries(reader)
     resampling = int(check_seed(seed).integers(2**32))
-    members = [np.flatnonzero(mask) for mask in reads.numpy()]
+    members = [np.flatnonzero(mask) for mask in reads]
 
     def score() -> Scores:
         """Return r (unit,) and resampled r (resample, unit)."""
@@ -127,7 +125,7 @@ def ablate_heads(
 
     def by_query(values: NDArray[Any]) -> NDArray[np.float64]:
         """Average units (..., unit) by query (query, ...)."""
-        return np.stack([_mean_of(values[..., units], known[units]) for units in members])
+        return np.stack([mean_of(values[..., units], known[units]) for units in members])
 
     means: Mapping[str, Tensor] = {}
     if "mean" in edits:

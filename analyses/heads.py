@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,8 @@ from numpy.typing import NDArray
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor, nn
 
-from neuroattn._checks import check_range, check_seed, check_shape
+from neuroattn._checks import check_range, check_seed
+from neuroattn.analyses.reading import query_coords, read_encoder
 from neuroattn.analyses.style import MARKERS, MODEL_COLOURS, MUTED, RULE, WIDTH, label_rows, styled
 from neuroattn.attention import CrossAttention
 from neuroattn.datasets import ObjectScene, ScanpathDataset
@@ -88,7 +88,7 @@ def stimulus_driven_heads(encoder: BrainEncoder, X: Any, *, seed: int = 0) -> xr
     >>> dict(stimulus_driven_heads(encoder, X).distance.sizes)
     {'comparison': 2, 'layer': 1, 'head': 2, 'query': 2}
     """
-    reader, features = without_backbone(encoder, X)
+    reader, features = read_encoder(encoder, X)
     n, n_channels, height, width = features.shape
     check_range("number of stimuli", n, 3)
     rng = check_seed(seed)
@@ -278,41 +278,6 @@ def encoder_layers(encoder: BrainEncoder) -> dict[str, CrossAttention]:
         for i, layer in enumerate(stack, 1)
         if isinstance(layer.attention, CrossAttention)
     }
-
-
-def without_backbone(encoder: BrainEncoder, X: Any) -> tuple[BrainEncoder, NDArray[np.float32]]:
-    """Return an encoder that is given features, and the features (stimulus, channel, y, x) of X in memory.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> X, y = rng.normal(size=(40, 8, 3, 5)), rng.normal(size=(40, 6)).astype("f4")
-    >>> reader, features = without_backbone(BrainEncoder(epochs=1).fit(X, y), X)
-    >>> reader.backbone, features.shape
-    (None, (40, 8, 3, 5))
-    """
-    check_is_fitted(encoder)
-    given = encoder._features(X)
-    if encoder.feature_layers_ is not None or isinstance(given, Mapping):
-        raise ValueError("encoder and X must hold features of one layer, got a mapping of layers")
-    features = np.asarray(given[:], np.float32)
-    check_shape("X", features, "stimulus", "channel", "y", "x")
-    reader = copy.copy(encoder)
-    reader.backbone = None
-    return reader, features
-
-
-def query_coords(encoder: BrainEncoder) -> dict[str, tuple[str, NDArray[np.str_]]]:
-    """Return the coordinates ``roi`` and ``hemisphere`` of an encoder's queries.
-
-    Examples
-    --------
-    >>> rng = np.random.default_rng(0)
-    >>> X, y = rng.normal(size=(40, 8, 3, 5)).astype("f4"), rng.normal(size=(40, 6)).astype("f4")
-    >>> query_coords(BrainEncoder(epochs=1).fit(X, y))["roi"][1].tolist()
-    ['all']
-    """
-    return {name: ("query", encoder.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")}
 
 
 def _by_query(a: Arrays, b: Arrays, n_queries: int) -> NDArray[np.float64]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +18,6 @@ from neuroattn.analyses.backbone_attention import (
     block_names,
     covered_size,
     describe_blocks,
-    features_of,
     mean_over_stimuli,
     patch_places,
     prepare,
@@ -27,6 +25,7 @@ from neuroattn.analyses.backbone_attention import (
     token_grid,
 )
 from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.reading import read_encoder
 from neuroattn.analyses.style import MODEL_COLOURS, MUTED, WIDTH, shortened, styled
 from neuroattn.encoding import BrainEncoder
 from neuroattn.results import provenance
@@ -197,12 +196,10 @@ def position_bias(
     ({'content': 2, 'query': 2, 'ring': 4}, 'deg')
     """
     rng = check_seed(seed)
-    features = features_of(encoder, X)
+    reader, features = read_encoder(encoder, X)
     n, channels, *grid = features.shape
     tokens = np.moveaxis(features, 1, -1).reshape(-1, channels)
     shuffled = np.moveaxis(tokens[rng.permutation(len(tokens))].reshape(n, *grid, channels), -1, 1)
-    reader = copy.copy(encoder)
-    reader.backbone = None  # the features are there
     both = [reader.attention(one) for one in (features, shuffled)]
     maps = np.stack([one.values.reshape(*one.shape[:2], -1).astype(np.float64) for one in both])
     place, unit = patch_places((grid[0], grid[1]), shown_size(encoder, X, image_size), px_per_degree)

@@ -15,13 +15,13 @@ from scipy import stats
 from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
-from neuroattn._checks import check_range, check_seed, check_shape
+from neuroattn._checks import check_range, check_seed
 from neuroattn.analyses.dots import Dots, draw_dots
 from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.reading import N_SHUFFLES, other_rows, query_coords, read_encoder, units_of_queries
 from neuroattn.analyses.style import WIDTH, styled
-from neuroattn.analyses.token_masking import _N_SHUFFLES, _other_rows
 from neuroattn.encoding import BrainEncoder
-from neuroattn.encoding.network_encoders import query_masks, resolve_device
+from neuroattn.encoding.network_encoders import resolve_device
 from neuroattn.encoding.networks import EncoderNetwork
 from neuroattn.metrics import crossed_bootstrap
 from neuroattn.results import provenance
@@ -108,7 +108,7 @@ def saliency_maps(encoder: BrainEncoder, X: Any, *, n_steps: int = 32) -> xr.Dat
         dims=("saliency", "stimulus", "query", "y", "x"),
         coords={
             "saliency": list(SALIENCIES),
-            **{name: ("query", encoder.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")},
+            **query_coords(encoder),
         },
         name="attribution",
         attrs={"units": "units of the responses", **provenance(encoder.seed, {"n_steps": n_steps})},
@@ -221,10 +221,10 @@ def map_saliency(
             raise ValueError(f"others[{i}] must have the queries of encoder, {own}, got {given}")
     evidence = [_evidence(one, features, n_steps) for one in (encoder, *others)]
     count = max(1, round(top * n_tokens))
-    shuffles = [_other_rows(n, rng) for _ in range(_N_SHUFFLES)]
+    shuffles = [other_rows(n, rng) for _ in range(N_SHUFFLES)]
     maps = _ranked(evidence[0].maps, count, rng)
     found = _ranked(abs(evidence[0].saliency), count, rng)
-    labels = {name: ("query", encoder.queries_[name].to_numpy(str)) for name in ("roi", "hemisphere")}
+    labels = query_coords(encoder)
     heads = ["mean", *(str(i + 1) for i in range(len(evidence[0].maps) - 1))]
 
     def labelled(values: Any, *dims: str, **coords: Any) -> xr.DataArray:
@@ -302,16 +302,10 @@ MeanOfUnits = Callable[[EncoderNetwork, Tensor], Tensor]
 """Returns the mean prediction of the units of each query (batch, query), up to a constant."""
 
 
-def _prepare(encoder: BrainEncoder, X: Any) -> tuple[NDArray[Any], MeanOfUnits]:
+def _prepare(encoder: BrainEncoder, X: Any) -> tuple[NDArray[np.float32], MeanOfUnits]:
     """Return features in memory, and what is to be explained."""
-    check_is_fitted(encoder)
-    if encoder.feature_layers_ is not None:
-        raise ValueError(f"encoder must read one layer, got one that mixes {encoder.feature_layers_}")
-    reads, _ = query_masks(encoder._membership(), encoder.readout)
-    if reads is None:
-        raise ValueError(f"readout must be 'roi' or 'hemisphere' to explain regions, got {encoder.readout!r}")
-    features = np.asarray(encoder._features(X)[:])
-    check_shape("X", features, "stimulus", encoder.n_channels_, "y", "x")
+    _, features = read_encoder(encoder, X)
+    reads = torch.from_numpy(units_of_queries(encoder))
     share = reads / reads.sum(1, keepdim=True) * torch.from_numpy(encoder.target_scale_)
 
     def mean_of_units(network: EncoderNetwork, tokens: Tensor) -> Tensor:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -16,19 +15,23 @@ from torch import Tensor, nn
 from neuroattn._backbones import Backbone
 from neuroattn._checks import check_range, check_seed, check_shape
 from neuroattn.analyses.backbone_attention import (
-    N_RESAMPLES,
     block_names,
     describe_blocks,
-    features_of,
     mean_over_stimuli,
     prepare,
     token_coords,
 )
 from neuroattn.analyses.figures import query_names
+from neuroattn.analyses.reading import (
+    N_RESAMPLES,
+    N_SHUFFLES,
+    other_rows,
+    query_coords,
+    read_encoder,
+    units_of_queries,
+)
 from neuroattn.analyses.style import INK, MODEL_COLOURS, MUTED, RULE, WIDTH, label_rows, styled
-from neuroattn.analyses.token_masking import _other_rows
 from neuroattn.encoding import BrainEncoder
-from neuroattn.encoding.network_encoders import query_masks
 from neuroattn.encoding.networks import AttentionNetwork
 from neuroattn.metrics import bootstrap_correlation, pearson_r
 from neuroattn.results import provenance
@@ -36,7 +39,6 @@ from neuroattn.results import provenance
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_N_SHUFFLES = 5
 Floats = NDArray[np.float64]
 Bools = NDArray[np.bool_]
 
@@ -239,35 +241,31 @@ def attention_sinks(
     check_range("deviations", deviations, 0)
     check_range("n_random", n_random, 1)
     rng = check_seed(seed)
-    features = features_of(encoder, X)
+    reader, features = read_encoder(encoder, X)
     n, grid = len(features), features.shape[2:]
     network = encoder.network_
     if not isinstance(network, AttentionNetwork):
         raise TypeError(f"encoder must be a BrainEncoder, got {type(encoder).__name__}")
-    reads, queries = query_masks(encoder._membership(), encoder.readout)
-    if reads is None:
-        raise ValueError(f"readout must be 'roi' or 'hemisphere' to score by region, got {encoder.readout!r}")
+    reads = units_of_queries(encoder)
     check_range("number of stimuli", n, 2)
     measured = np.asarray(y, dtype=np.float32)
     check_shape("y", measured, n, encoder.n_units_)
 
     norm = np.linalg.norm(features.reshape(*features.shape[:2], -1).astype(np.float64), axis=1)
     outlier = norm > norm.mean() + deviations * norm.std()
-    reader = copy.copy(encoder)
-    reader.backbone = None  # the features are there
-    maps = reader.attention(features).values.reshape(n, len(queries), -1)
+    maps = reader.attention(features).values.reshape(n, len(reads), -1)
     # Random tokens are the first ones of a random order, as many as the image has outliers.
     orders = [rng.random(outlier.shape).argsort(-1).argsort(-1) for _ in range(n_random)]
     masks = {
         "outliers": [outlier],
         "random": [order < outlier.sum(-1, keepdims=True) for order in orders],
-        "shuffled": [outlier[_other_rows(n, rng)] for _ in range(_N_SHUFFLES)],
+        "shuffled": [outlier[other_rows(n, rng)] for _ in range(N_SHUFFLES)],
     }
     resampling = int(rng.integers(2**32))
 
     intact = reader.predict(features)
     known = np.isfinite(pearson_r(measured, intact))
-    members = [np.flatnonzero(mask & known) for mask in reads.numpy()]
+    members = [np.flatnonzero(mask & known) for mask in reads]
 
     def score(predicted: NDArray[np.float32]) -> tuple[Floats, Floats]:
         """Return r (query,) and resampled r (resample, query), where a constant prediction has r = 0."""
@@ -302,10 +300,10 @@ def attention_sinks(
         coords={
             "mask": list(masks),
             "control": list(masks)[1:],
-            **{name: ("query", queries[name].to_numpy(str)) for name in ("roi", "hemisphere")},
+            **query_coords(encoder),
         },
     )
-    config = {"deviations": deviations, "n_random": n_random, "n_shuffles": _N_SHUFFLES}
+    config = {"deviations": deviations, "n_random": n_random, "n_shuffles": N_SHUFFLES}
     return result.assign_attrs(resampled="stimulus", **provenance(seed, config))
 
 

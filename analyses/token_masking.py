@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 from numpy.typing import ArrayLike, NDArray
-from sklearn.utils.validation import check_is_fitted
 
 from neuroattn._checks import check_range, check_seed, check_shape
+from neuroattn.analyses.reading import (
+    N_RESAMPLES,
+    N_SHUFFLES,
+    other_rows,
+    query_coords,
+    read_encoder,
+    units_of_queries,
+)
 from neuroattn.encoding import BrainEncoder
-from neuroattn.encoding.network_encoders import query_masks
 from neuroattn.metrics import bootstrap_correlation, pearson_r
 from neuroattn.results import provenance
 
 MASKS = ("attended", "random", "shuffled")
-N_RESAMPLES = 500
-_N_SHUFFLES = 5
 Scores = tuple[NDArray[Any], NDArray[Any]]
 
 
@@ -94,10 +97,9 @@ def masking_effect(
     (['V1', 'FFA'], 3)
     """
     check_range("n_random", n_random, 1)
-    check_is_fitted(encoder)
     rng = check_seed(seed)
-    features = np.asarray(encoder._features(X)[:])
-    n, _, *grid = check_shape("X", features, "stimulus", "channel", "y", "x")
+    reader, features = read_encoder(encoder, X)
+    n, _, *grid = features.shape
     check_range("number of stimuli", n, 2)
     measured = np.asarray(y, dtype=np.float32)
     check_shape("y", measured, n, encoder.n_units_)
@@ -106,20 +108,15 @@ def masking_effect(
     for fraction in fractions:
         check_range("fractions", fraction, 0, 1)
     counts = [max(1, round(fraction * n_tokens)) for fraction in fractions]
-    reads, queries = query_masks(encoder._membership(), encoder.readout)
-    if reads is None:
-        raise ValueError(f"readout must be 'roi' or 'hemisphere' to mask by region, got {encoder.readout!r}")
-
-    reader = copy.copy(encoder)
-    reader.backbone = None  # the features are there
+    reads, labels = units_of_queries(encoder), query_coords(encoder)
     maps = reader.attention(features) if attention is None else attention
     flat = _check_maps(
-        maps, n, (grid[0], grid[1]), [queries[name].tolist() for name in ("roi", "hemisphere")]
+        maps, n, (grid[0], grid[1]), {name: names.tolist() for name, (_, names) in labels.items()}
     )
     # Tokens by falling attention, and in random order; the first ones are masked.
     attended = np.lexsort((rng.random(flat.shape), -flat), axis=-1)
     random = list(rng.random((n_random, n, n_tokens)).argsort(-1))
-    others = [_other_rows(n, rng) for _ in range(_N_SHUFFLES)]
+    others = [other_rows(n, rng) for _ in range(N_SHUFFLES)]
     resampling = int(rng.integers(2**32))
     mean_token = encoder.network_.input_mean.numpy()
 
@@ -138,7 +135,7 @@ def masking_effect(
             resampled += np.nan_to_num(scores[1]) / len(orders)
         return r, resampled
 
-    members = [np.flatnonzero(mask) for mask in reads.numpy()]
+    members = [np.flatnonzero(mask) for mask in reads]
     every_unit = np.arange(encoder.n_units_)
     intact, intact_draws = score(features, every_unit)
     known = np.isfinite(intact)
@@ -157,15 +154,14 @@ def masking_effect(
             for m, (r, resampled) in enumerate(by_mask):
                 drop = np.where(known[units], intact[units] - r, np.nan)
                 unit_drop[m, f, units] += drop
-                point[m, f, q] = _mean_of(drop, known[units])
-                draws[m, f, q] = _mean_of(intact_draws[:, units] - resampled, known[units])
+                point[m, f, q] = mean_of(drop, known[units])
+                draws[m, f, q] = mean_of(intact_draws[:, units] - resampled, known[units])
     effect = _summarize(point, draws)
-    effect["correlation"] = "query", [_mean_of(intact[units], known[units]) for units in members]
-    effect["unit_drop"] = ("mask", "fraction", "unit"), unit_drop / reads.numpy().sum(0)
+    effect["correlation"] = "query", [mean_of(intact[units], known[units]) for units in members]
+    effect["unit_drop"] = ("mask", "fraction", "unit"), unit_drop / reads.sum(0)
     effect.coords["fraction"] = [float(fraction) for fraction in fractions]
-    for name in ("roi", "hemisphere"):
-        effect.coords[name] = "query", queries[name].to_numpy(str)
-    config = {"fractions": list(fractions), "n_random": n_random, "n_shuffles": _N_SHUFFLES}
+    effect.coords.update(labels)
+    config = {"fractions": list(fractions), "n_random": n_random, "n_shuffles": N_SHUFFLES}
     return effect.assign_attrs(resampled="stimulus", **provenance(seed, config))
 
 
@@ -186,28 +182,20 @@ class _MaskedTokens:
 
 
 def _check_maps(
-    maps: xr.DataArray, n: int, grid: tuple[int, int], labels: list[list[str]]
+    maps: xr.DataArray, n: int, grid: tuple[int, int], labels: dict[str, list[str]]
 ) -> NDArray[np.float64]:
     """Return maps (stimulus, query, token) if they are those of the queries."""
     if set(maps.dims) != {"stimulus", "query", "y", "x"}:
         raise ValueError(f"attention must have dims stimulus, query, y and x, got {maps.dims}")
     values = maps.transpose("stimulus", "query", "y", "x").values.astype(np.float64)
-    check_shape("attention", values, n, len(labels[0]), *grid)
-    for name, label in zip(("roi", "hemisphere"), labels, strict=True):
+    check_shape("attention", values, n, len(labels["roi"]), *grid)
+    for name, label in labels.items():
         if name not in maps.coords or maps[name].values.tolist() != label:
             raise ValueError(f"attention must have the coordinate {name} of the encoder's queries, {label}")
     return values.reshape(*values.shape[:2], -1)
 
 
-def _other_rows(n: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Return another row for every row."""
-    cycle = rng.permutation(n)
-    other = np.empty(n, np.intp)
-    other[cycle] = np.roll(cycle, 1)
-    return other
-
-
-def _mean_of(values: NDArray[Any], known: NDArray[np.bool_]) -> Any:
+def mean_of(values: NDArray[Any], known: NDArray[np.bool_]) -> Any:
     """Average the known units of the last axis; NaN if there are none."""
     return values[..., known].mean(-1) if known.any() else np.full(values.shape[:-1], np.nan)
 

@@ -167,7 +167,7 @@ def test_wrong_arguments_are_named(subject):
         ablate_heads(subject.encoder, X, y[:, 1:])
     unit = BrainEncoder(readout="unit", heads=2, epochs=1).fit(X, y)
     with pytest.raises(
-        ValueError, match="readout must be 'roi' or 'hemisphere' to score regions, got 'unit'"
+        ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"
     ):
         ablate_heads(unit, X, y)
 

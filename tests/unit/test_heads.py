@@ -132,8 +132,10 @@ def test_wrong_encoders_and_stimuli_are_refused(planted, stimuli):
     with pytest.raises(NotFittedError):
         stimulus_driven_heads(BrainEncoder(), stimuli[0])
     mixed = BrainEncoder(epochs=1).fit({"a": stimuli[0], "b": stimuli[0]}, stimuli[1])
-    with pytest.raises(ValueError, match="must hold features of one layer, got a mapping of layers"):
+    with pytest.raises(ValueError, match="encoder must read features of one layer"):
         stimulus_driven_heads(mixed, {"a": stimuli[0], "b": stimuli[0]})
+    with pytest.raises(ValueError, match=r"X must hold features of one layer, got \['a', 'b'\]"):
+        stimulus_driven_heads(planted, {"a": stimuli[0], "b": stimuli[0]})
 
 
 # The target

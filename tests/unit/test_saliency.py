@@ -180,5 +180,5 @@ def test_what_cannot_be_explained_is_refused(subject, encoders):
         saliency_maps(by_unit.fit(subject.features[:40], subject.y[:40]), X)
     layers = {name: subject.features[:40] for name in "ab"}
     mixed = BrainEncoder(subject.rois, epochs=1, heads=2).fit(layers, subject.y[:40])
-    with pytest.raises(ValueError, match="encoder must read one layer"):
+    with pytest.raises(ValueError, match="encoder must read features of one layer"):
         saliency_maps(mixed, layers)
