@@ -279,9 +279,7 @@ def test_what_cannot_be_hidden_is_refused(subject):
     with pytest.raises(TypeError, match="encoder must be a BrainEncoder, got FactorizedEncoder"):
         attention_sinks(FactorizedEncoder(epochs=1).fit(X, y), X, y)
     per_unit = BrainEncoder(readout="unit", epochs=1, heads=2).fit(X, y)
-    with pytest.raises(
-        ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"
-    ):
+    with pytest.raises(ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"):
         attention_sinks(per_unit, X, y)
     layers = {"block3": X, "block7": X}
     with pytest.raises(

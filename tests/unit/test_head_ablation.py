@@ -166,9 +166,7 @@ def test_wrong_arguments_are_named(subject):
     with pytest.raises(ValueError, match=r"y must have shape \(60, 10\), got \(60, 9\)"):
         ablate_heads(subject.encoder, X, y[:, 1:])
     unit = BrainEncoder(readout="unit", heads=2, epochs=1).fit(X, y)
-    with pytest.raises(
-        ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"
-    ):
+    with pytest.raises(ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"):
         ablate_heads(unit, X, y)
 
 

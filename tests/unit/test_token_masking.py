@@ -144,7 +144,5 @@ def test_wrong_maps_and_encoders_are_refused(subject):
         masking_effect(subject.encoder, X, y, fractions=[])
     with pytest.raises(NotFittedError):
         masking_effect(BrainEncoder(), X, y)
-    with pytest.raises(
-        ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"
-    ):
+    with pytest.raises(ValueError, match="readout must be 'roi' or 'hemisphere' to tell regions, got 'unit'"):
         masking_effect(BrainEncoder(readout="unit", epochs=1, heads=2).fit(X[:20], y[:20]), X, y)
