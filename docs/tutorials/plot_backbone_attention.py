@@ -17,6 +17,7 @@ in the features of a simulated subject. With a network at hand, replace the firs
 # :func:`~neuroattn.analyses.self_attention` runs the network as it is and yields the exact maps of one image after the
 # other. One row is what one token reads; tokens without a place, such as the class token, are labelled.
 
+import matplotlib.pyplot as plt
 import numpy as np
 
 from neuroattn.analyses import (
@@ -69,7 +70,7 @@ sinks = backbone_sinks(backbone, images)
 for name in ("role", "place", "first", "last", "weight"):
     print(f"{name:7}", sinks[name].values.round(1) if name == "weight" else sinks[name].values)
 
-plot_backbone_sinks(sinks)
+plt.figure(plot_backbone_sinks(sinks))
 
 # %%
 # Near or far, alike or each its own
@@ -81,7 +82,7 @@ plot_backbone_sinks(sinks)
 
 patterns = backbone_patterns(backbone, images, px_per_degree=20)
 print({str(name): int((patterns.pattern == name).sum()) for name in ("local", "hybrid", "global")})
-plot_patterns(patterns)
+plt.figure(plot_patterns(patterns))
 
 # %%
 # What is left without content
@@ -93,7 +94,7 @@ plot_patterns(patterns)
 bias = backbone_position_bias(backbone, images, px_per_degree=20)
 for handle in planted:
     handle.remove()
-plot_position_bias(bias.sel(layer=["block1", "block2", "block5"]))
+plt.figure(plot_position_bias(bias.sel(layer=["block1", "block2", "block5"])))
 
 # %%
 # The regions of an encoder
@@ -128,7 +129,7 @@ print(
     "r as it is:",
     dict(zip(effect.roi.values.tolist(), effect.correlation.values.round(2).tolist(), strict=True)),
 )
-plot_attention_sinks(effect)
+plt.figure(plot_attention_sinks(effect))
 
 # %%
 # On the left: the outliers are a fiftieth of the tokens and draw a large part of the first region's attention. The
@@ -143,7 +144,7 @@ plot_attention_sinks(effect)
 # receptive field.
 
 clean = X[450:]
-plot_patterns(attention_patterns(encoder, clean))
+plt.figure(plot_patterns(attention_patterns(encoder, clean)))
 
 # %%
 # The marks lie in the middle, and so does the attention of the first region. Is that a bias for the middle? After
@@ -151,7 +152,7 @@ plot_patterns(attention_patterns(encoder, clean))
 
 where = position_bias(encoder, clean, px_per_degree=10, image_size=(60, 40))
 print("bias in bits:", where.bias.values.round(2).tolist(), "null:", where.bias_null.values.round(2).tolist())
-plot_position_bias(where)
+plt.figure(plot_position_bias(where))
 
 # %%
 # What these numbers do not say

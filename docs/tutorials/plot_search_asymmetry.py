@@ -24,17 +24,9 @@ import numpy as np
 from neuroattn.analyses import plot_asymmetry, plot_displays, plot_search_times, search_asymmetry
 from neuroattn.search import EccNet, SearchConfig, experiments, load_search_backbone
 
-
-def show(figure):
-    """Hand a figure to pyplot, which shows it on this page."""
-    manager = plt.figure().canvas.manager
-    manager.canvas.figure = figure
-    figure.set_canvas(manager.canvas)
-
-
 experiment = experiments.lighting(n_per_size=4, seed=0)
 print(experiment.n_trials, "displays of", " x ".join(map(str, experiment.size_px)), "px")
-show(plot_displays([experiment]))
+plt.figure(plot_displays([experiment]))
 
 # %%
 # A searcher
@@ -83,7 +75,7 @@ print(slopes)
 # %%
 # "hard" and "easy" are the roles of the conditions *for people*.
 
-show(plot_search_times(result))
+plt.figure(plot_search_times(result))
 
 # %%
 # The asymmetry index is the difference of the slopes over their sum: 1 if only the condition that is hard for people is
@@ -95,7 +87,7 @@ low, high = result.index_ci.sel(unfound="cap").isel(experiment=0).transpose("bou
 for name, value, a, b in zip(result.model.values, index.values, low, high, strict=True):
     print(f"{name:16s} {value:+.2f} ({a:+.2f} to {b:+.2f})")
 print("people", np.round(result.human_index.item(), 2), "(read off published figures, no errors)")
-show(plot_asymmetry(result))
+plt.figure(plot_asymmetry(result))
 
 # %%
 # What may be claimed

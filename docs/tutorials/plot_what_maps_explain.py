@@ -17,6 +17,7 @@ region read?
 
 import tempfile
 
+import matplotlib.pyplot as plt
 import numpy as np
 import xarray as xr
 
@@ -64,7 +65,7 @@ encoder, other = (BrainEncoder(recording.rois, seed=seed).fit(X[train], y[train]
 
 table = summarise_regions(recording, {"attention": encoder.predict(X[test])})
 print(table[["p_fdr", "share_significant"]].sel(model="attention").to_dataframe().round(3))
-figure = plot_regions(table, "attention")
+plt.figure(plot_regions(table, "attention"))
 
 # %%
 # Does it look at what moves the prediction?
@@ -76,7 +77,7 @@ figure = plot_regions(table, "attention")
 # comes back, beyond random order?
 
 saliency = map_saliency(encoder, X[test][:40], others=[other])
-figure = plot_map_saliency(saliency)
+plt.figure(plot_map_saliency(saliency))
 
 # %%
 # In FFA-1 and PPA the map of one seed agrees with the saliency of the other about as well as it could, and the tokens
@@ -111,7 +112,7 @@ objects = np.stack(
 objects = xr.DataArray(objects, dims=maps.dims, coords=maps.coords)
 
 scores = score_maps(biased, objects)
-figure = plot_map_scores(scores)
+plt.figure(plot_map_scores(scores))
 
 # %%
 # The blob costs the maps their score; :func:`~neuroattn.analyses.contrastive_maps` takes out what all regions share,
@@ -129,7 +130,7 @@ print(f"correlation of the contrasts without and with the blob: {xr.corr(before,
 
 spaces = {"mean": X.mean((2, 3)), "spread": X.std((2, 3))}
 parts = partition_variance(recording, spaces, encoder=BandedRidgeEncoder(n_iter=10), n_resamples=100)
-figure = plot_variance(parts)
+plt.figure(plot_variance(parts))
 
 # %%
 # Both spaces explain RSC, each alone and both together, and they explain little of the others, which is what was

@@ -292,6 +292,15 @@ def test_tutorials_use_public_names(script):
         assert pkgutil.resolve_name(name) is not None
 
 
+@pytest.mark.parametrize("script", TUTORIALS, ids=lambda script: script.stem)
+def test_figures_of_tutorials_are_handed_to_pyplot(script):
+    """The gallery shows the figures that pyplot knows, and ours are made without it."""
+    code = script.read_text(encoding="utf-8")
+    drawn = re.findall(r"^.*?(?<!mne\.viz\.)\bplot_\w+\(", code, re.MULTILINE)
+    assert [line for line in drawn if "plt.figure(plot_" not in line] == []
+    assert re.search(r"\bplt\.(figure|subplots)\(", code)
+
+
 def test_names_in_prose_exist():
     """``neuroattn.x.y`` in back quotes is a module or a public name."""
     for page in PAGES:
