@@ -289,6 +289,7 @@ class StreamingDecoder:
         if self._state is None:
             # As if the first sample had always been there.
             self._state = sosfilt_zi(self._sos)[:, None, :] * part[None, :, :1]
+        filtered: NDArray[np.float64]
         filtered, self._state = sosfilt(self._sos, part, zi=self._state)
         return filtered
 
