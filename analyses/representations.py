@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 
 import numpy as np
 import xarray as xr
@@ -181,14 +182,39 @@ def _responses(recording: Recording, roi: str, ids: Sequence[str]) -> xr.DataArr
 def _jackknife(geometry: xr.DataArray, brain: xr.DataArray, method: str, n: int) -> xr.DataArray:
     """Return the variance of the mean similarity over images (model, roi): each is left out in turn."""
     first, second = np.triu_indices(n, 1)
+    # The conditions of pairs have been matched.
+    bare = [one.drop_vars(["condition_a", "condition_b"]) for one in (geometry, brain)]
+    parts = [_ranks_of(one) if method == "spearman" else partial(_kept, one) for one in bare]
+    of_parts = "pearson" if method == "spearman" else method
     without = []
     for image in range(n):
         kept = (first != image) & (second != image)
-        part = rdm_similarity(geometry[..., kept], brain[..., kept], method=method).mean("subject")
+        models, regions = (part(kept) for part in parts)
+        part = rdm_similarity(models, regions, method=of_parts).mean("subject")
         without.append(part.transpose("model", "roi"))
     values = xr.concat(without, "image")
     variance: xr.DataArray = (n - 1) * values.var("image")
     return variance
+
+
+def _kept(rdms: xr.DataArray, kept: NDArray[np.bool_]) -> xr.DataArray:
+    return rdms[..., kept]
+
+
+def _ranks_of(rdms: xr.DataArray) -> Callable[[NDArray[np.bool_]], xr.DataArray]:
+    """Return a function that ranks what is kept of each RDM (..., pair) without sorting it again."""
+    ranks = stats.rankdata(rdms.values, axis=-1).reshape(-1, rdms.shape[-1])
+    places = [np.unique(row, return_inverse=True)[1] for row in ranks]
+
+    def of(kept: NDArray[np.bool_]) -> xr.DataArray:
+        rows = []
+        for rank, place in zip(ranks, places, strict=True):
+            # A rank falls by what is lost below it, and by half of what is lost beside it.
+            lost = np.bincount(place[~kept], minlength=place.max() + 1)
+            rows.append((rank - (np.cumsum(lost) - lost / 2)[place])[kept])
+        return xr.DataArray(np.reshape(rows, (*rdms.shape[:-1], -1)), dims=rdms.dims, coords=rdms.coords)
+
+    return of
 
 
 def _null(

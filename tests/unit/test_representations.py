@@ -76,6 +76,24 @@ def test_interval_covers_other_images():
     assert np.mean(covered) > 0.8
 
 
+def test_interval_is_that_of_leaving_out_each_image_with_ties(planted):
+    (first, _), _ = planted
+    labels = np.eye(3)[np.arange(first.n_stimuli) % 3]  # distances 0 and sqrt(2) only
+    result = representational_similarity(
+        first, {"category": labels}, rois=["V1"], dissimilarity="euclidean", n_permutations=1
+    )
+    dims = ("condition", "unit")
+    tables = [xr.DataArray(np.asarray(x), dims=dims) for x in (labels, first.responses[:, :80].astype(float))]
+    without = []
+    for image in range(N):
+        kept = np.arange(N) != image
+        a, b = (dissimilarities(table[kept], method="euclidean") for table in tables)
+        without.append(rdm_similarity(a, b).item())
+    half = 1.959964 * np.sqrt((N - 1) * np.var(without))
+    width = result.interval.sel(bound="high") - result["mean"]
+    assert width.item() == pytest.approx(half, rel=1e-5)
+
+
 def test_one_subject_has_no_ceiling_and_is_drawn(planted):
     recordings, models = planted
     alone = representational_similarity(recordings[0], models, rois=["FFA"], n_permutations=9)
