@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.lib import format as npy_format
 
-from neuroattn._files import shorten
+from neuroattn._files import reason
 
 # All that a pickled numpy array refers to; numpy 1 and 2 name the module differently.
 _PICKLED_ARRAY = {("numpy", "ndarray"): np.ndarray, ("numpy", "dtype"): np.dtype} | {
@@ -41,4 +41,4 @@ def read_pickled(path: Path) -> Any:
                 raise ValueError(f"it holds {dtype} of shape {shape}")
             return _ArrayUnpickler(file).load().item()
     except Exception as error:  # a damaged or hostile pickle may raise anything
-        raise ValueError(shorten(error) or type(error).__name__) from None
+        raise ValueError(reason(error)) from None

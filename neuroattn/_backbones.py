@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from neuroattn._checks import check_option, check_shape
 from neuroattn._extras import import_extra
+from neuroattn._files import reason
 
 _PROJECTIONS = ("q", "k", "v")
 FACETS = (
@@ -633,17 +634,13 @@ def _create(architecture: str, weights: str | Path | None, options: dict[str, An
                 published = timm.get_pretrained_cfg(architecture)
                 place = f"https://huggingface.co/{published.hf_hub_id if published else architecture}"
                 raise OSError(
-                    f"weights of {architecture} cannot be downloaded ({_first_line(error)}); give weights=FILE, "
+                    f"weights of {architecture} cannot be downloaded ({reason(error)}); give weights=FILE, "
                     f"for instance model.safetensors of {place}, or use the backbone 'demo'"
                 ) from error
             if overlay is None and "No pretrained weights" not in str(error):
                 raise
-            raise ValueError(f"weights {weights} do not fit {architecture}: {_first_line(error)}") from error
+            raise ValueError(f"weights {weights} do not fit {architecture}: {reason(error)}") from error
     return model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0]
 
 
 def _load_demo(weights: str | Path | None) -> nn.Module:

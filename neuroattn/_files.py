@@ -30,6 +30,17 @@ def shorten(text: object) -> str:
     return lines[0] if len(lines[0]) <= _LONGEST else f"{lines[0][: _LONGEST - 3]}..."
 
 
+def reason(error: Exception) -> str:
+    """Return what an error says in its first line, or its kind if it says nothing.
+
+    Examples
+    --------
+    >>> reason(ValueError("cut" + chr(10) + "off")), reason(MemoryError())
+    ('cut', 'MemoryError')
+    """
+    return shorten(error) or type(error).__name__
+
+
 def listed(names: Iterable[object]) -> str:
     """Return the first few names that a file holds.
 

@@ -703,7 +703,7 @@ def _open(folder: Path, mode: Literal["r", "r+"]) -> zarr.Array[Any] | None:
         return None
     try:
         return zarr.open_array(folder, mode=mode, zarr_format=3)
-    except OSError:
+    except (OSError, MemoryError):  # what is there may be whole, and would be replaced
         raise
     except Exception:  # zarr reports damaged descriptions in many ways
         return None
